@@ -1,0 +1,39 @@
+"""The base of every model, and the column types they share."""
+
+import enum
+import sys
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from sqlalchemy import DateTime, Enum, MetaData, func
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid_utils.compat import uuid7
+
+UUIDKey = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]
+CreatedAt = Annotated[datetime, mapped_column(server_default=func.now())]
+UpdatedAt = Annotated[datetime, mapped_column(server_default=func.now(), onupdate=func.now())]
+
+
+class Base(DeclarativeBase):
+    # Every constraint has a name that a later migration can drop it by.
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: DateTime(timezone=True),
+        # The database holds an enum's values; SQLAlchemy's default is the names of its members.
+        enum.Enum: Enum(enum.Enum, values_callable=lambda members: [member.value for member in members]),
+    }
+    # Columns that the database fills in come back with the INSERT or UPDATE: async code cannot load them later.
+    __mapper_args__ = {"eager_defaults": True}

@@ -1,0 +1,36 @@
+"""What the database refuses -> what HTTP calls it."""
+
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError
+
+from app.db.base import Base
+
+CONFLICTS = {
+    asyncpg.UniqueViolationError: "already exists",
+    asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
+}
+
+
+async def integrity_error(request: Request, error: Exception) -> Response:
+    """Answer 409 to a unique or foreign-key violation, naming its columns; any other violation is a bug, and a 500."""
+    violation: Any = getattr(error, "driver_exception", None)
+    problem = CONFLICTS.get(type(violation))
+    if problem is None:
+        raise error
+    columns = constraint_columns(violation.table_name, violation.constraint_name)
+    return JSONResponse({"detail": f"{', '.join(columns) or 'this'} {problem}"}, status_code=409)
+
+
+def constraint_columns(table_name: str, name: str) -> list[str]:
+    """Return the columns of a constraint or index, by its name in the database."""
+    table = Base.metadata.tables.get(table_name)
+    candidates: list[Any] = [] if table is None else [*table.constraints, *table.indexes]
+    return [column.name for candidate in candidates if candidate.name == name for column in candidate.columns]
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(IntegrityError, integrity_error)

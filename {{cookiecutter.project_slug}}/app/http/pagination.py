@@ -1,0 +1,52 @@
+"""Keyset pagination: a page starts after the last row of the one before, whatever was inserted since."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from typing import Annotated, Generic, Protocol, Self, TypeVar
+from uuid import UUID
+
+from fastapi import Query
+from pydantic import BaseModel, BeforeValidator
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class HasId(Protocol):
+    @property
+    def id(self) -> UUID: ...
+
+
+def encode_cursor(key: UUID) -> str:
+    return urlsafe_b64encode(key.bytes).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> UUID:
+    """Return the key that `cursor` was encoded from.
+
+    Raises:
+        ValueError: it was encoded from none.
+    """
+    try:
+        key = UUID(bytes=urlsafe_b64decode(f"{cursor}=="))
+    except ValueError:
+        key = None
+    if key is None or encode_cursor(key) != cursor:
+        raise ValueError("no page ended with this cursor")
+    return key
+
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[UUID | None, BeforeValidator(decode_cursor, json_schema_input_type=str), Query()]
+
+
+class Page(BaseModel, Generic[Schema]):
+    items: list[Schema]
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[HasId], limit: int) -> Self:
+        """Return the page of the first `limit` rows; ask the database for one more, to see if there is a next page."""
+        more = len(rows) > limit
+        return cls.model_validate(
+            {"items": rows[:limit], "next_cursor": encode_cursor(rows[limit - 1].id) if more else None}
+        )

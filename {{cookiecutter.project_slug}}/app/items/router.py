@@ -1,0 +1,51 @@
+"""Items over HTTP."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from app.db.session import SessionDep
+from app.http.pagination import Cursor, Limit, Page
+from app.items import service
+from app.items.schemas import ItemCreate, ItemRead, ItemUpdate
+
+router = APIRouter(prefix="/items", tags=["items"])
+
+
+def not_found() -> HTTPException:
+    return HTTPException(404, "no item has this id")
+
+
+@router.post("", status_code=201)
+async def create_item(data: ItemCreate, session: SessionDep, request: Request, response: Response) -> ItemRead:
+    item = await service.create_item(session, data)
+    response.headers["Location"] = request.url_for("read_item", item_id=item.id).path
+    return ItemRead.model_validate(item)
+
+
+@router.get("")
+async def list_items(session: SessionDep, limit: Limit = 20, cursor: Cursor = None) -> Page[ItemRead]:
+    items = await service.list_items(session, before=cursor, limit=limit + 1)
+    return Page[ItemRead].of(items, limit)
+
+
+@router.get("/{item_id}")
+async def read_item(item_id: UUID, session: SessionDep) -> ItemRead:
+    item = await service.get_item(session, item_id)
+    if item is None:
+        raise not_found()
+    return ItemRead.model_validate(item)
+
+
+@router.patch("/{item_id}")
+async def update_item(item_id: UUID, data: ItemUpdate, session: SessionDep) -> ItemRead:
+    item = await service.update_item(session, item_id, data)
+    if item is None:
+        raise not_found()
+    return ItemRead.model_validate(item)
+
+
+@router.delete("/{item_id}", status_code=204)
+async def delete_item(item_id: UUID, session: SessionDep) -> None:
+    if not await service.delete_item(session, item_id):
+        raise not_found()

@@ -1,0 +1,44 @@
+"""What clients send and receive as items."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import MISSING, AfterValidator, BaseModel, ConfigDict, Field
+
+from app.items.models import ItemStatus
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL's text holds any character but NUL
+Name = Annotated[Text, Field(min_length=1, max_length=200)]
+Price = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=12, decimal_places=2),
+    AfterValidator(lambda price: price.quantize(Decimal("0.01"))),  # as the database gives it back: 3 is 3.00
+]
+
+
+class ItemCreate(BaseModel):
+    name: Name
+    description: Text | None = None
+    price: Price
+    status: ItemStatus = ItemStatus.DRAFT
+
+
+class ItemUpdate(BaseModel):
+    name: Name | MISSING = MISSING
+    description: Text | MISSING | None = MISSING
+    price: Price | MISSING = MISSING
+    status: ItemStatus | MISSING = MISSING
+
+
+class ItemRead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    description: str | None
+    price: Decimal
+    status: ItemStatus
+    created_at: datetime
+    updated_at: datetime

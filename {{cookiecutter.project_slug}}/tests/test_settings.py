@@ -1,0 +1,28 @@
+"""The settings come from where they should, and what is wrong with them is said in one line each."""
+
+import pytest
+
+from app.settings import ConfigurationError, Environment, load_settings
+
+
+def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not set.*ENVIRONMENT=production$"):
+        load_settings()
+
+
+def test_malformed_variables_are_named_and_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "prod")
+    monkeypatch.setenv("DATABASE_URL", "mysql://root:hunter2@localhost/shop")
+    with pytest.raises(ConfigurationError) as error:
+        load_settings()
+    environment, database_url = str(error.value).split("\n")
+    assert environment.startswith("ENVIRONMENT: ")
+    assert database_url.startswith("DATABASE_URL: ")
+    assert "hunter2" not in database_url
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/shop")
+    assert load_settings().environment is Environment.LOCAL
