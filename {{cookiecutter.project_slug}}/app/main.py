@@ -1,6 +1,5 @@
 """The application: settings in, ASGI app out."""
 
-import asyncio
 import logging
 import sys
 import tomllib
@@ -11,7 +10,6 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from app.db.engine import create_engine
-from app.db.url import database_url
 from app.http import errors, health
 from app.registry import import_all_routers
 from app.settings import ROOT, ConfigurationError, Settings, load_settings
@@ -41,11 +39,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine = create_engine(app.state.settings)
     app.state.engine = engine
     app.state.sessionmaker = async_sessionmaker(engine, expire_on_commit=False)
-    try:
-        await asyncio.to_thread(database_url, app.state.settings)
-    except OSError as error:
-        # As with any database that is down: the service starts, says so, and recovers by itself.
-        logger.error(error)
+    if reason := await health.why_not_ready(engine):
+        logger.warning(f"not ready yet: {reason}")
     yield
     await engine.dispose()
 

@@ -5,10 +5,10 @@ import re
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,32 +26,16 @@ class Environment(StrEnum):
 
 
 class Settings(BaseSettings):
-    """Read from the process environment, then from `.env` beside `pyproject.toml`."""
+    """Read from the process environment, then from `.env` beside `pyproject.toml` (or the file that ENV_FILE names)."""
 
-    model_config = SettingsConfigDict(
-        env_file=ROOT / ".env",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     environment: Environment = Environment.LOCAL
     database_url: SecretStr | None = None
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # A developer's .env must not reach the tests, nor the commands that they start.
-        if os.environ.get("ENVIRONMENT") == Environment.TEST:
-            return init_settings, env_settings
-        return init_settings, env_settings, dotenv_settings
+    def __init__(self, **values: Any) -> None:
+        # An empty ENV_FILE is no file: so the tests, and the commands they start, never read a developer's .env.
+        super().__init__(**{"_env_file": os.environ.get("ENV_FILE", ROOT / ".env")} | values)
 
     @field_validator("database_url")
     @classmethod

@@ -9,7 +9,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, pool
 
 from app.db.base import Base
-from app.db.engine import create_engine
+from app.db.engine import DatabaseUnavailable, create_engine
 from app.registry import import_all_models
 from app.settings import ConfigurationError, load_settings
 
@@ -49,10 +49,8 @@ def do_run_migrations(connection: Connection) -> None:
 async def run_async_migrations() -> None:
     try:
         connection = await create_engine(load_settings(), poolclass=pool.NullPool).connect()
-    except ConfigurationError as error:
-        raise CommandError(str(error)) from None
-    except OSError as error:
-        raise CommandError(f"cannot connect to the database: {error}") from error
+    except (ConfigurationError, DatabaseUnavailable) as error:
+        raise CommandError(str(error)) from error
 
     try:
         await connection.run_sync(do_run_migrations)

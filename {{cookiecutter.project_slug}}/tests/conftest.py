@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.lower() in Settings.model_fields:
             del os.environ[name]
-    os.environ["ENVIRONMENT"] = "test"
+    os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": ""}
     if not config.option.collectonly and not os.environ.get("TEST_DATABASE_URL"):
         stack = ExitStack()
         config.add_cleanup(stack.close)

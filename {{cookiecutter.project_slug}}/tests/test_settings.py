@@ -1,5 +1,7 @@
 """The settings come from where they should, and what is wrong with them is said in one line each."""
 
+from pathlib import Path
+
 import pytest
 
 from app.settings import ConfigurationError, Environment, load_settings
@@ -26,3 +28,15 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ENVIRONMENT", "")
     monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/shop")
     assert load_settings().environment is Environment.LOCAL
+
+
+def test_the_process_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("ENVIRONMENT=staging\nDATABASE_URL=postgresql://file/shop\nOF_ANOTHER_PROGRAM=1\n")
+    monkeypatch.setenv("ENV_FILE", str(file))
+    monkeypatch.delenv("ENVIRONMENT")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://process/shop")
+    settings = load_settings()
+    assert settings.environment is Environment.STAGING
+    assert settings.database_url
+    assert settings.database_url.get_secret_value() == "postgresql://process/shop"

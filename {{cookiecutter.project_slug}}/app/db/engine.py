@@ -10,19 +10,23 @@ from app.db.url import database_url
 from app.settings import Settings
 
 
+class DatabaseUnavailable(Exception):
+    """There is no connection to be had; the message says why in one line."""
+
+
 def create_engine(settings: Settings, **options: Any) -> AsyncEngine:
     """Return an engine for the database that `settings` name; nothing connects yet.
 
-    `options` go to `sqlalchemy.ext.asyncio.create_async_engine`. Whatever keeps the engine from connecting, later,
-    is raised as an OSError that says so in one line.
+    `options` go to `sqlalchemy.ext.asyncio.create_async_engine`. Connecting raises DatabaseUnavailable.
     """
 
     async def connect() -> Any:
         # asyncpg, not SQLAlchemy, parses the URL: it knows sslmode, several hosts, sockets and any password.
-        url = await asyncio.to_thread(database_url, settings)
         try:
-            return await asyncpg.connect(url)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise ConnectionError(str(error)) from error
+            return await asyncpg.connect(await asyncio.to_thread(database_url, settings))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailable(f"cannot connect to the database: {error}") from error
+        except ValueError as error:  # its message may hold a piece of the password
+            raise DatabaseUnavailable("cannot connect to the database: its URL is malformed") from error
 
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, **options)

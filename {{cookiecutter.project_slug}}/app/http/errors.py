@@ -1,5 +1,6 @@
 """What the database refuses -> what HTTP calls it."""
 
+import logging
 from typing import Any
 
 import asyncpg
@@ -8,6 +9,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 
 from app.db.base import Base
+from app.db.engine import DatabaseUnavailable
+
+logger = logging.getLogger("uvicorn.error")
 
 CONFLICTS = {
     asyncpg.UniqueViolationError: "already exists",
@@ -32,5 +36,11 @@ def constraint_columns(table_name: str, name: str) -> list[str]:
     return [column.name for candidate in candidates if candidate.name == name for column in candidate.columns]
 
 
+async def database_unavailable(request: Request, error: Exception) -> Response:
+    logger.error(error)
+    return JSONResponse({"detail": "the database is not available"}, status_code=503, headers={"Retry-After": "1"})
+
+
 def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(DatabaseUnavailable, database_unavailable)
     app.add_exception_handler(IntegrityError, integrity_error)

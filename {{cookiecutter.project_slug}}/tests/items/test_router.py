@@ -4,11 +4,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from httpx2 import AsyncClient
+from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items.models import Item
+from app.main import create_app
+from app.settings import Settings
 
 ITEMS = "/api/v1/items"
 
@@ -104,3 +106,14 @@ async def test_pages_are_newest_first_and_stable_under_inserts(client: AsyncClie
 @pytest.mark.parametrize("params", [{"limit": 0}, {"limit": 101}, {"cursor": "made-up"}, {"cursor": ""}], ids=str)
 async def test_malformed_page_requests_are_refused(client: AsyncClient, params: dict[str, Any]) -> None:
     assert (await client.get(ITEMS, params=params)).status_code == 422
+
+
+async def test_requests_get_503_while_the_database_is_down() -> None:
+    app = create_app(Settings(database_url="postgresql://127.0.0.1:1/nowhere"))
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
+    ):
+        response = await client.get(ITEMS)
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
