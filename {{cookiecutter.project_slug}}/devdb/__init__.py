@@ -53,7 +53,8 @@ class Server:
             "PGUSER": "postgres",
             "PGPASSWORD": self.password.read_text(),
             "PGDATABASE": "postgres",
-            "PGCONNECT_TIMEOUT": "5",
+            "PGSSLMODE": "disable",
+            "PGCONNECT_TIMEOUT": "2",
         }
 
     def is_running(self) -> bool:
@@ -98,7 +99,7 @@ class Server:
     def reset(self) -> None:
         """Stop the server and delete its data."""
         self.stop()
-        shutil.rmtree(self.data, ignore_errors=not self.data.exists())
+        remove(self.data)
 
     def _prepare_folder(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -135,8 +136,8 @@ class Server:
                 )
             return
         new = self.folder / "data.new"
-        for leftover in (new, self.data):
-            shutil.rmtree(leftover, ignore_errors=not leftover.exists())
+        remove(new)
+        remove(self.data)
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
         self._run(
             *("initdb", "-D", new, "--username=postgres", f"--pwfile={self.password}", "--auth=scram-sha-256"),
@@ -146,30 +147,35 @@ class Server:
         new.rename(self.data)
 
     def _run(self, name: str, *arguments: str | Path) -> None:
-        """Run one of PostgreSQL's programs as the owner, its output to the log (a server would hold a pipe open)."""
-        user, group = self._owner or (None, None)
-        if user is not None:
-            for folder in {*program(name).parents, *self.folder.parents}:
-                if not folder.stat().st_mode & 0o001 and folder.stat().st_uid != user:
-                    raise DevdbError(
-                        f"PostgreSQL refuses to run as root, and no other user can enter {folder}:"
-                        " move the project, work as an ordinary user, or set DATABASE_URL"
-                    )
+        """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
         with self.log.open("ab") as log:
             done = subprocess.run(
-                [program(name), *arguments],
+                [*self._as_owner(name), program(name), *arguments],
                 cwd=self.folder,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=user,
-                group=group,
                 check=False,
             )
         if done.returncode:
             problems = re.findall(r".*(?:error|FATAL|PANIC):\s*(.*)", self.log.read_text(errors="replace"))
             raise DevdbError(f"{name} failed: {problems[-1] if problems else 'no reason given'} (more in {self.log})")
+
+    def _as_owner(self, name: str) -> list[str]:
+        """Return the command that runs one of PostgreSQL's programs as the owner; as an ordinary user, none."""
+        if self._owner is None:
+            return []
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise DevdbError("PostgreSQL refuses to run as root: install setpriv, be another user, or set DATABASE_URL")
+        user, group = self._owner
+        command = [setpriv, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+        folders = (folder.stat() for folder in {*self.folder.parents, *program(name).parents})
+        if any(not folder.st_mode & 0o001 and folder.st_uid != user for folder in folders):
+            # Root's home, for one, is closed to others. This capability opens it; the bit has access(2) heed it too.
+            command += ["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        return command
 
 
 def environment() -> dict[str, str]:
@@ -184,6 +190,11 @@ def program(name: str) -> Path:
         raise DevdbError("the development database is not installed: run `uv sync`, or set DATABASE_URL")
     folder = Path(spec.origin).resolve().parent / "pginstall" / "bin"
     return folder / (f"{name}.exe" if sys.platform == "win32" else name)
+
+
+def remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def free_port(preferred: str) -> int:

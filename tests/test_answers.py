@@ -1,0 +1,159 @@
+"""Answers work or are refused in one sentence, and every combination of options bakes a service that is clean."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Bake, Service, environment
+
+QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+OPTIONS = [name for name, default in QUESTIONS.items() if isinstance(default, bool)]
+TRACES = {"github_actions": r"\.github|GitHub|ci\.yml"}
+
+
+def cookiecutter(template: Path, folder: Path, *answers: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cookiecutter", template, "--no-input", *answers],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def texts(service: Path) -> Iterator[tuple[str, str]]:
+    for path in service.rglob("*"):
+        name = path.relative_to(service).as_posix()
+        if path.is_file() and not name.startswith(".git/"):
+            yield name, path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "project_slug=my service",
+        "project_slug=MyService",
+        "project_slug=1service",
+        "project_slug=my_service",
+        "project_slug=my--service",
+        "project_slug=-service",
+        "project_slug=service-",
+        "project_slug=caf\u00e9",
+        'project_slug=my"service',
+        "project_slug=" + "x" * 64,
+        "project_slug=fastapi",
+        "project_name=My\nService",
+        "description=one\x07two",
+        "author=one\ntwo",
+    ],
+)
+def test_a_bad_answer_is_refused_in_one_sentence(template: Path, tmp_path: Path, answer: str) -> None:
+    done = cookiecutter(template, tmp_path, answer)
+    assert done.returncode != 0
+    assert re.match(rf"{answer.split('=')[0]} .*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("slug", ["", "../x", "a/b", "."])
+def test_a_slug_that_is_no_folder_of_its_own_bakes_nothing(template: Path, tmp_path: Path, slug: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    assert cookiecutter(template, inside, f"project_slug={slug}").returncode != 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_name_without_a_letter_has_a_slug_all_the_same(bake: Bake) -> None:
+    assert bake(project_name="\U0001f680").name == "my-service"
+
+
+@pytest.mark.parametrize("slug", ["a", "a1", "my-service", "a-1-b", "x" * 63])
+def test_a_good_slug_names_the_folder_and_the_distribution(bake: Bake, slug: str) -> None:
+    service = bake(project_slug=slug)
+    assert service.name == slug
+    assert tomllib.loads((service / "pyproject.toml").read_text())["project"]["name"] == slug
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'the "best" one',
+        "it's",
+        r"back\slash \n",
+        "Caf\u00e9 \u00fcber \u4e2d\u6587",
+        "Rocket \U0001f680",
+        "*a* `b` <i>c</i> [d]",
+    ],
+)
+def test_texts_arrive_as_they_were_typed(service: Service, bake: Bake, text: str) -> None:
+    baked = Service(bake(project_name=text, project_slug="texts", description=text, author=text), service.env)
+    project = tomllib.loads((baked.path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["description"] == text
+    assert project["authors"] == [{"name": text}]
+    code = "from app.main import app; print(ascii([app.title, app.description]))"
+    shown = baked.run("python", "-c", code, env={"DATABASE_URL": "postgresql://localhost/x"}).stdout
+    assert shown.strip() == ascii([text, text])
+    title, _, description = (baked.path / "README.md").read_text(encoding="utf-8").split("\n")[:3]
+    assert re.sub(r"\\([\\`*<\[])", r"\1", title) == f"# {text}"
+    assert re.sub(r"\\([\\`*<\[])", r"\1", description) == text
+
+
+@pytest.mark.parametrize("wanted", list(product([True, False], repeat=len(OPTIONS))), ids=str)
+def test_every_combination_is_clean_at_birth(service: Service, bake: Bake, wanted: tuple[bool, ...]) -> None:
+    options = dict(zip(OPTIONS, wanted, strict=True))
+    baked = Service(bake(project_slug="combination", **options), service.env)
+
+    for name, text in texts(baked.path):
+        if not name.endswith((".yml", ".mako")):
+            assert not re.search(r"\{[{%#]", text), name
+        assert "cookiecutter" not in text.split("\n## Update\n")[0], name
+        for option, trace in TRACES.items():
+            assert options[option] or not re.search(trace, name + text), f"{option} leaves a trace in {name}"
+
+    subprocess.run(["uv", "lock", "--check", "--offline"], cwd=baked.path, env=service.env, check=True)
+    baked.run("ruff", "check")
+    baked.run("ruff", "format", "--check")
+    baked.run("mypy")
+    assert re.search(r"\d+ passed in", baked.run("pytest").stdout)
+
+
+def test_a_declined_option_removes_all_that_it_brings(bake: Bake) -> None:
+    with_all, with_none = (
+        {name for name, _ in texts(bake(project_slug=slug, **dict.fromkeys(OPTIONS, wanted)))}
+        for slug, wanted in [("all", True), ("none", False)]
+    )
+    assert with_all - with_none == {".github/workflows/ci.yml"}
+    assert with_none <= with_all
+
+
+def test_baking_over_a_service_keeps_the_files_that_are_not_the_template_s(bake: Bake, template: Path) -> None:
+    service = bake()
+    own = [service / "app/orders/models.py", service / "app/items/extra.py", service / ".github/workflows/deploy.yml"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    done = cookiecutter(template, service.parent, "--overwrite-if-exists", "github_actions=false")
+    assert done.returncode == 0, done.stderr
+    assert all(path.exists() for path in own)
+
+
+def test_a_repository_is_started_unless_there_is_one(bake: Bake) -> None:
+    outer = bake()
+    assert (outer / ".git").is_dir()
+    assert subprocess.run(["git", "log"], cwd=outer, capture_output=True, check=False).returncode != 0, "no commit"
+    (outer.parent / ".git").mkdir()
+    assert not (bake(project_slug="inner") / ".git").exists()
+
+
+def test_baking_is_deterministic(bake: Bake) -> None:
+    service = bake()
+    first = dict(texts(service))
+    shutil.rmtree(service)
+    assert dict(texts(bake())) == first

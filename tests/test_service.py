@@ -1,0 +1,235 @@
+"""A baked service does for its users what its README says: the whole loop, on PostgreSQL, over HTTP."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Bake, Service
+
+MODEL = """
+from uuid import UUID
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, UUIDKey
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[UUIDKey]
+    item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"), index=True)
+    quantity: Mapped[int]
+"""
+ROUTER = """
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/orders")
+
+
+@router.get("")
+async def list_orders() -> list[str]:
+    return []
+"""
+TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+
+
+def test_the_whole_loop(service: Service) -> None:
+    assert "Running upgrade  -> " in service.alembic("upgrade", "head").stderr
+    service.alembic("check")
+
+    service.write("app/orders/models.py", MODEL)
+    service.write("app/orders/router.py", ROUTER)
+    assert service.alembic("check", check=False).returncode != 0
+    service.alembic("revision", "--autogenerate", "-m", "add orders")
+    [revision] = (service.path / "migrations/versions").glob("*_add_orders.py")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{4}_[0-9a-f]{12}_add_orders\.py", revision.name)
+    upgrade = revision.read_text().split("def upgrade")[1].split("def downgrade")[0]
+    assert re.findall(r"^    op\.(\w+)\(\s*(?:op\.f\()?\"(\w+)", upgrade, re.M) == [
+        ("create_table", "orders"),
+        ("create_index", "ix_orders_item_id"),
+    ]
+
+    service.alembic("upgrade", "head")
+    service.alembic("check")
+    assert service.sql(TABLES).split("\n") == ["alembic_version", "items", "orders"]
+    constraints = "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
+    assert service.sql(constraints).split("\n") == ["fk_orders_item_id_items", "pk_orders"]
+
+    service.alembic("downgrade", "base")
+    assert service.sql(TABLES) == "alembic_version"
+    assert service.sql("SELECT count(*) FROM pg_type WHERE typtype = 'e'") == "0"
+    service.alembic("upgrade", "head")
+
+    with service.serve() as client:
+        assert client.get("/health/ready").json()["status"] == "ok"
+        created = client.post("/api/v1/items", json={"name": "Lamp", "price": "19.90"})
+        assert created.status_code == 201
+        assert client.get(created.headers["location"]).json() == created.json()
+        assert client.get("/api/v1/orders").json() == []
+    assert service.sql("SELECT name, price, status FROM items") == "Lamp|19.90|draft"
+
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
+    service.run("mypy")
+    service.run("pytest")
+
+
+def test_a_package_of_models_is_found(service: Service) -> None:
+    service.write("app/orders/models/order.py", MODEL)
+    service.write("app/orders/models/nested/note.py", MODEL.replace("Order", "Note").replace("orders", "notes"))
+    service.alembic("upgrade", "head")
+    service.alembic("revision", "--autogenerate", "-m", "add")
+    service.alembic("upgrade", "head")
+    assert service.sql(TABLES).split("\n") == ["alembic_version", "items", "notes", "orders"]
+
+
+def test_a_model_that_cannot_be_imported_stops_autogenerate(service: Service) -> None:
+    service.alembic("upgrade", "head")
+    service.write("app/orders/models.py", "import nothing_of_this_name")
+    revisions = sorted((service.path / "migrations/versions").iterdir())
+    done = service.alembic("revision", "--autogenerate", "-m", "add", check=False)
+    assert done.returncode != 0
+    assert "nothing_of_this_name" in done.stderr
+    assert sorted((service.path / "migrations/versions").iterdir()) == revisions
+
+
+@pytest.mark.parametrize("name", ["tables", "models"], ids=["in the wrong file", "on the wrong base"])
+def test_a_model_that_escapes_the_registry_fails_the_service_s_tests(service: Service, name: str) -> None:
+    text = MODEL.replace('ForeignKey("items.id"), ', "")
+    if name == "models":
+        text = text.replace("class Order(Base)", "class Own(DeclarativeBase): ...\n\nclass Order(Own)").replace(
+            "import Mapped", "import DeclarativeBase, Mapped"
+        )
+    service.write("app/orders/__init__.py", "")
+    service.write(f"app/orders/{name}.py", text)
+    done = service.run("pytest", "tests/test_registry.py", check=False)
+    assert done.returncode == 1
+    assert f"app.orders.{name}: orders" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("app/settings.py", "from app.db.base import Base"),
+        ("app/db/url.py", "import app.main"),
+        ("app/http/errors.py", "from app import items"),
+        ("app/items/models.py", "from app.items.schemas import ItemRead"),
+        ("app/items/service.py", "from app.items import router"),
+    ],
+)
+def test_an_import_against_the_flow_fails_the_service_s_tests(service: Service, name: str, text: str) -> None:
+    service.write(name, f"{(service.path / name).read_text()}\n\ndef later():\n    {text}\n")
+    done = service.run("pytest", "tests/test_architecture.py", check=False)
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+
+
+def test_the_example_domain_can_be_removed(service: Service) -> None:
+    service.alembic("upgrade", "head")
+    shutil.rmtree(service.path / "app/items")
+    shutil.rmtree(service.path / "tests/items")
+    service.alembic("-x", "drop_all=yes", "revision", "--autogenerate", "-m", "drop items")
+    service.alembic("upgrade", "head")
+    service.alembic("check")
+    assert service.sql(TABLES) == "alembic_version"
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
+    service.run("mypy")
+    assert re.search(r"\d+ passed in", service.run("pytest").stdout)
+
+
+def test_the_tests_run_in_parallel(service: Service) -> None:
+    assert re.search(r"\d+ passed in", service.run("pytest", "-n", "4").stdout)
+
+
+def test_the_tests_leave_the_developer_s_data_and_configuration_alone(service: Service) -> None:
+    service.alembic("upgrade", "head")
+    service.sql("INSERT INTO items (id, name, price) VALUES (gen_random_uuid(), 'mine', 1)")
+    url = service.run("python", "-m", "devdb", "url").stdout.strip()
+    service.write(".env", "ENVIRONMENT=production\nDATABASE_URL=postgresql://nobody@database.invalid/none\n")
+    done = service.run("pytest", env={"DATABASE_URL": url, "ENVIRONMENT": "staging", "TEST_DATABASE_URL": url})
+    assert re.search(r"\d+ passed in", done.stdout)
+    (service.path / ".env").unlink()
+    assert service.sql("SELECT name FROM items") == "mine"
+    assert service.sql("SELECT datname FROM pg_database WHERE datname LIKE 'test%'") == ""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["from the project", "from elsewhere"])
+def test_every_alembic_command_works(service: Service, tmp_path: Path, elsewhere: bool) -> None:
+    # A working directory's own .env and .devdb must not count.
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://nobody@database.invalid/none\n")
+
+    def alembic(*arguments: str) -> str:
+        config = ["-c", str(service.path / "pyproject.toml")] if elsewhere else []
+        return service.run("alembic", *config, *arguments, cwd=tmp_path if elsewhere else None).stdout
+
+    alembic("upgrade", "head")
+    assert "(head)" in alembic("current")
+    assert "create items" in alembic("history")
+    assert "(head)" in alembic("heads")
+    assert "create items" in alembic("show", "head")
+    assert alembic("branches") == ""
+    alembic("check")
+    head = alembic("heads").split()[0]
+    alembic("revision", "-m", "one")
+    alembic("revision", "-m", "two", "--head", head, "--splice")
+    assert "branchpoint" in alembic("branches")
+    alembic("merge", "heads", "-m", "both")
+    alembic("upgrade", "head")
+    alembic("downgrade", head)
+    alembic("stamp", "head")
+    alembic("downgrade", "base")
+    assert not (tmp_path / ".devdb").exists()
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
+    service.run("mypy")
+
+
+def test_offline_sql_needs_no_database_and_builds_the_same_schema(service: Service) -> None:
+    sql = service.alembic("upgrade", "head", "--sql", ENVIRONMENT="production").stdout
+    assert not (service.path / ".devdb").exists()
+    service.run("python", "-m", "devdb", "psql", "-v", "ON_ERROR_STOP=1", "-c", sql)
+    service.alembic("check")
+
+
+def test_importing_the_application_connects_to_nothing(service: Service) -> None:
+    service.run("python", "-c", "import app.main; app.main.app.openapi()")
+    assert not (service.path / ".devdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "command", "says"),
+    [
+        ({"ENVIRONMENT": "production"}, "alembic current", "DATABASE_URL is not set"),
+        ({"ENVIRONMENT": "production"}, "uvicorn app.main:app", "DATABASE_URL is not set"),
+        ({"ENVIRONMENT": "prod"}, "alembic upgrade head", "ENVIRONMENT: "),
+        ({"DATABASE_URL": "nonsense"}, "alembic current", "DATABASE_URL: must look like postgresql://"),
+        ({"DATABASE_URL": "mysql://u:hunter2@h/d"}, "uvicorn app.main:app", "DATABASE_URL: must look like"),
+        ({"DATABASE_URL": "postgresql://u:hunter2@h:x/d"}, "alembic current", "its URL is malformed"),
+        ({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"}, "alembic current", "cannot connect"),
+        ({"DATABASE_URL": "postgresql://u:hunter2@database.invalid/d"}, "alembic current", "cannot connect"),
+    ],
+    ids=str,
+)
+def test_a_mistake_gets_one_sentence(service: Service, env: dict[str, str], command: str, says: str) -> None:
+    done = service.run(*command.split(), check=False, env=env)
+    assert done.returncode != 0
+    [line] = done.stderr.strip().split("\n")
+    assert says in line
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_deployed_service_has_no_development_database(bake: Bake, tmp_path: Path) -> None:
+    service = Service(bake())
+    subprocess.run(["uv", "sync", "--locked", "--no-dev", "--quiet"], cwd=service.path, env=service.env, check=True)
+    installed = os.listdir(next((service.path / ".venv").glob("**/site-packages")))
+    assert not [name for name in installed if re.match("embedded|pytest|mypy|ruff", name)]
+    done = service.run("--no-dev", "alembic", "current", check=False)
+    assert done.returncode != 0
+    assert "DATABASE_URL is not set" in done.stderr
+    assert "Traceback" not in done.stderr
