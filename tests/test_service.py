@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Bake, Service
 
-MODEL = """
+MODEL = """\
 from uuid import UUID
 
 from sqlalchemy import ForeignKey
@@ -25,7 +25,7 @@ class Order(Base):
     item_id: Mapped[UUID] = mapped_column(ForeignKey("items.id"), index=True)
     quantity: Mapped[int]
 """
-ROUTER = """
+ROUTER = """\
 from fastapi import APIRouter
 
 router = APIRouter(prefix="/orders")
@@ -49,7 +49,7 @@ def test_the_whole_loop(service: Service) -> None:
     [revision] = (service.path / "migrations/versions").glob("*_add_orders.py")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{4}_[0-9a-f]{12}_add_orders\.py", revision.name)
     upgrade = revision.read_text().split("def upgrade")[1].split("def downgrade")[0]
-    assert re.findall(r"^    op\.(\w+)\(\s*(?:op\.f\()?\"(\w+)", upgrade, re.M) == [
+    assert re.findall(r"^    op\.(\w+)\(\s*(?:op\.f\()?\"(\w+)", upgrade, re.MULTILINE) == [
         ("create_table", "orders"),
         ("create_index", "ix_orders_item_id"),
     ]
