@@ -65,6 +65,8 @@ class Server:
             return False
         except PermissionError:
             raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
+        if not env["PGPORT"]:
+            return False
         command = (program("psql"), "--no-psqlrc", "-Atc", "SHOW data_directory")
         answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         return answer.returncode == 0 and Path(answer.stdout.strip()) == self.data
@@ -73,8 +75,7 @@ class Server:
         """Start the server, and return True; return False if it ran already."""
         if self.is_running():
             return False
-        self._prepare_folder()
-        with FileLock(self.folder / "lock"):
+        with self._locked_folder():
             if self.is_running():
                 return False
             self._initialise()
@@ -93,24 +94,30 @@ class Server:
         """Stop the server, and return True; return False if it did not run."""
         if not self.is_running():
             return False
-        self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
+        with self._locked_folder():
+            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
         return True
 
     def reset(self) -> None:
         """Stop the server and delete its data."""
         self.stop()
-        remove(self.data)
+        with self._locked_folder():
+            remove(self.data)
 
-    def _prepare_folder(self) -> None:
+    @contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """Have the folder, with all its files but the data, for this process alone."""
         self.folder.mkdir(exist_ok=True)
-        files = [self.folder / "lock", self.log, self.password, self.port]
-        for path in files:
-            path.touch(mode=0o600)
-        if not self.password.read_text():
-            self.password.write_text(secrets.token_hex())
-        if self._owner:
-            for path in (self.folder, *files):
-                os.chown(path, *self._owner)
+        with FileLock(self.folder / "lock"):
+            files = [self.folder / "lock", self.log, self.password, self.port]
+            for path in files:
+                path.touch(mode=0o600)
+            if not self.password.read_text():
+                self.password.write_text(secrets.token_hex())
+            if self._owner:
+                for path in (self.folder, *files):
+                    os.chown(path, *self._owner)
+            yield
 
     @property
     def _owner(self) -> tuple[int, int] | None:
