@@ -53,6 +53,12 @@ class Service:
         assert not check or done.returncode == 0, f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
+    @property
+    def python(self) -> Path:
+        """The service's interpreter, for a test that has to kill it: `uv run` is its parent."""
+        folder = Path(self.env["UV_PROJECT_ENVIRONMENT"])
+        return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
     def alembic(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         return self.run("alembic", *arguments, check=check, env=env)
 

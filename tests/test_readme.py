@@ -37,6 +37,7 @@ def brings_up_a_service(command: str, folder: Path, env: dict[str, str]) -> None
             os.killpg(shell.pid, signal.SIGTERM)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there, python3 is python")
 def test_each_readme_s_commands_work(template: Path, new_machine: dict[str, str], tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(template, checkout)

@@ -36,20 +36,29 @@ class Server:
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.password = self.folder / "password"
-        self.port = self.folder / "port"
+        self.last_port = self.folder / "port"  # the first choice at the next start: clients keep their address
+
+    @property
+    def port(self) -> str:
+        """The port as the server wrote it down, now or before it crashed; empty if it was stopped."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().split("\n")
+        except FileNotFoundError:
+            return ""
+        except PermissionError:
+            raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
+        return lines[3] if len(lines) > 3 else ""
 
     @property
     def url(self) -> str:
-        """Where the server was last started."""
-        address = f"127.0.0.1:{self.port.read_text()}/postgres?sslmode=disable"
-        return f"postgresql://postgres:{self.password.read_text()}@{address}"
+        return f"postgresql://postgres:{self.password.read_text()}@127.0.0.1:{self.port}/postgres?sslmode=disable"
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """The environment in which PostgreSQL's client programs find this server."""
+        """The environment in which PostgreSQL's client programs find the running server."""
         return environment() | {
             "PGHOST": "127.0.0.1",
-            "PGPORT": self.port.read_text(),
+            "PGPORT": self.port,
             "PGUSER": "postgres",
             "PGPASSWORD": self.password.read_text(),
             "PGDATABASE": "postgres",
@@ -59,15 +68,10 @@ class Server:
 
     def is_running(self) -> bool:
         """Ask the server itself: after a crash or a reboot its pid may be any process, and its port any server."""
-        try:
-            env = self.client_environment
-        except FileNotFoundError:
-            return False
-        except PermissionError:
-            raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
-        if not env["PGPORT"]:
+        if not self.port:
             return False
         command = (program("psql"), "--no-psqlrc", "-Atc", "SHOW data_directory")
+        env = self.client_environment
         answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         return answer.returncode == 0 and Path(answer.stdout.strip()) == self.data
 
@@ -76,19 +80,20 @@ class Server:
         if self.is_running():
             return False
         with self._locked_folder():
-            if self.is_running():
-                return False
             self._initialise()
-            for attempt in range(ATTEMPTS):
-                self.port.write_text(str(free_port(self.port.read_text())))
+            for _ in range(ATTEMPTS):
+                # A client that was killed may have left a server that is still starting.
+                if self.is_running():
+                    return False
+                port = free_port(self.last_port.read_text())
+                self.last_port.write_text(str(port))
                 try:
-                    self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {self.port.read_text()}")
-                    break
-                except DevdbError:
-                    if attempt == ATTEMPTS - 1:
-                        raise
+                    self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port}")
+                    return True
+                except DevdbError as error:
+                    problem = error
                     time.sleep(0.3)
-        return True
+        raise problem
 
     def stop(self) -> bool:
         """Stop the server, and return True; return False if it did not run."""
@@ -102,14 +107,15 @@ class Server:
         """Stop the server and delete its data."""
         self.stop()
         with self._locked_folder():
-            remove(self.data)
+            if self.data.exists():
+                shutil.rmtree(self.data)
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
         """Have the folder, with all its files but the data, for this process alone."""
         self.folder.mkdir(exist_ok=True)
         with FileLock(self.folder / "lock"):
-            files = [self.folder / "lock", self.log, self.password, self.port]
+            files = [self.folder / "lock", self.log, self.password, self.last_port]
             for path in files:
                 path.touch(mode=0o600)
             if not self.password.read_text():
@@ -142,9 +148,10 @@ class Server:
                     f"{self.data} is of PostgreSQL {made_by}, and this is {this}: `python -m devdb reset` deletes it"
                 )
             return
-        new = self.folder / "data.new"
-        remove(new)
-        remove(self.data)
+        # A client that was killed may have left an initdb behind that still writes to its folder.
+        for leftover in (self.data, *self.folder.glob("data.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        new = self.folder / f"data.{secrets.token_hex(4)}"
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
         self._run(
             *("initdb", "-D", new, "--username=postgres", f"--pwfile={self.password}", "--auth=scram-sha-256"),
@@ -197,11 +204,6 @@ def program(name: str) -> Path:
         raise DevdbError("the development database is not installed: run `uv sync`, or set DATABASE_URL")
     folder = Path(spec.origin).resolve().parent / "pginstall" / "bin"
     return folder / (f"{name}.exe" if sys.platform == "win32" else name)
-
-
-def remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def free_port(preferred: str) -> int:

@@ -36,7 +36,7 @@ def main() -> int:
             print("stopped" if server.stop() else "it did not run")
         case "status":
             running = server.is_running()
-            print(f"running on port {server.port.read_text()}" if running else "stopped")
+            print(f"running on port {server.port}" if running else "stopped")
             return 0 if running else 3
         case "url":
             print(start())
