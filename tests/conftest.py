@@ -59,7 +59,9 @@ class Service:
         folder = Path(self.env["UV_PROJECT_ENVIRONMENT"])
         return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-    def alembic(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    def alembic(
+        self, *arguments: str, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return self.run("alembic", *arguments, check=check, env=env)
 
     def sql(self, query: str) -> str:
@@ -73,13 +75,13 @@ class Service:
         return path
 
     @contextmanager
-    def serve(self, **env: str) -> Iterator[httpx2.Client]:
+    def serve(self, env: Mapping[str, str] | None = None) -> Iterator[httpx2.Client]:
         """Run the service by uvicorn, and yield a client of it."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = ["uv", "run", "uvicorn", "app.main:app", "--port", str(port)]
-        with subprocess.Popen(command, cwd=self.path, env={**self.env, **env}) as server:
+        with subprocess.Popen(command, cwd=self.path, env={**self.env, **(env or {})}) as server:
             try:
                 with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
                     wait_for(client, "/health/live")

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
 from conftest import Bake, Service
@@ -191,7 +192,7 @@ def test_every_alembic_command_works(service: Service, tmp_path: Path, elsewhere
 
 
 def test_offline_sql_needs_no_database_and_builds_the_same_schema(service: Service) -> None:
-    sql = service.alembic("upgrade", "head", "--sql", ENVIRONMENT="production").stdout
+    sql = service.alembic("upgrade", "head", "--sql", env={"ENVIRONMENT": "production"}).stdout
     assert not (service.path / ".devdb").exists()
     service.run("python", "-m", "devdb", "psql", "-v", "ON_ERROR_STOP=1", "-c", sql)
     service.alembic("check")
@@ -233,3 +234,18 @@ def test_a_deployed_service_has_no_development_database(bake: Bake, tmp_path: Pa
     assert done.returncode != 0
     assert "DATABASE_URL is not set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_any_character_may_stand_in_a_password(service: Service) -> None:
+    user, password = "o'hara", "p@ss/w%rd#1:x?[]{} &="
+    service.sql(f"CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'")
+    parts = urlsplit(service.run("python", "-m", "devdb", "url").stdout.strip())
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    url = parts._replace(netloc=f"{login}@127.0.0.1:{parts.port}").geturl()
+    service.alembic("upgrade", "head", env={"DATABASE_URL": url, "ENVIRONMENT": "production"})
+    with service.serve({"DATABASE_URL": url}) as client:
+        assert client.get("/health/ready").status_code == 200
+    wrong = service.alembic("current", check=False, env={"DATABASE_URL": url.replace("p%40ss", "pass")})
+    assert wrong.returncode != 0
+    assert "password authentication failed" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
