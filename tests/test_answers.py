@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Bake, Service, environment
+from markdown_it import MarkdownIt
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 OPTIONS = [name for name, default in QUESTIONS.items() if isinstance(default, bool)]
@@ -100,9 +101,11 @@ def test_texts_arrive_as_they_were_typed(service: Service, bake: Bake, text: str
     code = "from app.main import app; print(ascii([app.title, app.description]))"
     shown = baked.run("python", "-c", code, env={"DATABASE_URL": "postgresql://localhost/x"}).stdout
     assert shown.strip() == ascii([text, text])
-    title, _, description = (baked.path / "README.md").read_text(encoding="utf-8").split("\n")[:3]
-    assert re.sub(r"\\([\\`*<\[])", r"\1", title) == f"# {text}"
-    assert re.sub(r"\\([\\`*<\[])", r"\1", description) == text
+    opening = MarkdownIt().parse((baked.path / "README.md").read_text(encoding="utf-8"))[:6]
+    assert [token.tag for token in opening] == ["h1", "", "h1", "p", "", "p"]
+    for paragraph in (opening[1], opening[4]):
+        assert "".join(token.content for token in paragraph.children or []) == text
+        assert all(token.type in ("text", "text_special") for token in paragraph.children or [])
 
 
 @pytest.mark.parametrize("wanted", list(product([True, False], repeat=len(OPTIONS))), ids=str)

@@ -84,6 +84,49 @@ def test_it_survives_the_death_of_a_client_that_starts_it(service: Service) -> N
     assert service.sql("SELECT 1") == "1"
 
 
+def test_a_server_with_no_connection_left_still_runs_and_stops(service: Service) -> None:
+    devdb(service, "start")
+    service.sql("ALTER SYSTEM SET max_connections = 4")
+    service.sql("ALTER SYSTEM SET superuser_reserved_connections = 0")
+    service.sql("ALTER SYSTEM SET max_wal_senders = 0")
+    devdb(service, "stop")
+    url = devdb(service, "url").stdout.strip()
+    code = f"""
+import asyncio, asyncpg
+
+async def main():
+    connections = [await asyncpg.connect({url!r}) for _ in range(4)]
+    print("full", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())"""
+    with subprocess.Popen([service.python, "-c", code], stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout
+        assert client.stdout.readline() == "full\n"
+        assert "running" in devdb(service, "status").stdout
+        devdb(service, "reset")
+        client.kill()
+    assert not (service.path / ".devdb/data").exists()
+    assert not listens(urlsplit(url).port or 0)
+
+
+def test_a_project_may_be_moved_while_its_server_runs(service: Service) -> None:
+    devdb(service, "start")
+    service.sql("CREATE TABLE kept ()")
+    service.path = service.path.rename(service.path.parent / "moved")
+    assert service.sql("SELECT count(*) FROM kept") == "0"
+
+
+def test_a_copy_of_a_project_has_a_server_of_its_own(service: Service) -> None:
+    devdb(service, "start")
+    copy = Service(service.path.parent / "copy", service.env)
+    subprocess.run(["cp", "-a", service.path, copy.path], check=True)
+    url, copy_url = (devdb(each, "url").stdout for each in (service, copy))
+    assert url != copy_url
+    devdb(copy, "stop")
+    assert "running" in devdb(service, "status").stdout
+
+
 def test_a_pid_file_that_names_a_stranger_is_not_believed(service: Service) -> None:
     """As after a reboot: the pid lives again, as another program."""
     devdb(service, "start")
@@ -92,6 +135,7 @@ def test_a_pid_file_that_names_a_stranger_is_not_believed(service: Service) -> N
     devdb(service, "stop")
     pid_file.write_text("\n".join([str(os.getpid()), *rest]))
     assert devdb(service, "status", check=False).returncode == 3
+    assert service.sql("SELECT 1") == "1"
 
 
 def test_another_program_on_its_port_moves_it(service: Service) -> None:

@@ -106,7 +106,6 @@ def test_a_model_that_escapes_the_registry_fails_the_service_s_tests(service: Se
         text = text.replace("class Order(Base)", "class Own(DeclarativeBase): ...\n\nclass Order(Own)").replace(
             "import Mapped", "import DeclarativeBase, Mapped"
         )
-    service.write("app/orders/__init__.py", "")
     service.write(f"app/orders/{name}.py", text)
     done = service.run("pytest", "tests/test_registry.py", check=False)
     assert done.returncode == 1
@@ -176,6 +175,9 @@ def test_every_alembic_command_works(service: Service, tmp_path: Path, elsewhere
     assert "create items" in alembic("show", "head")
     assert alembic("branches") == ""
     alembic("check")
+    assert "CREATE TABLE items" in alembic("upgrade", "head", "--sql")
+    assert "DROP TABLE items" in alembic("downgrade", "head:base", "--sql")
+    alembic("revision", "--autogenerate", "-m", "nothing")
     head = alembic("heads").split()[0]
     alembic("revision", "-m", "one")
     alembic("revision", "-m", "two", "--head", head, "--splice")
@@ -185,7 +187,10 @@ def test_every_alembic_command_works(service: Service, tmp_path: Path, elsewhere
     alembic("downgrade", head)
     alembic("stamp", "head")
     alembic("downgrade", "base")
-    assert not (tmp_path / ".devdb").exists()
+    if elsewhere:
+        service.write(".env", "DATABASE_URL=postgresql://127.0.0.1:1/none\n")
+        assert "Connect call failed ('127.0.0.1', 1)" in service.alembic("current", check=False).stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".env", "my services"]
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
     service.run("mypy")

@@ -57,4 +57,6 @@ def __getattr__(name: str) -> FastAPI:
         globals()["app"] = app = create_app(load_settings())
     except ConfigurationError as error:
         sys.exit(str(error))
+    except AttributeError as error:  # or servers would say that this module has no app
+        raise RuntimeError("the application cannot be built") from error
     return app

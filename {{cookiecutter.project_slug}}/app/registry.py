@@ -27,7 +27,7 @@ def import_all_models() -> MetaData:
 
 def import_all_routers() -> "list[APIRouter]":
     """Import every `router` module under `app`, and return the `router` of each."""
-    return [import_module(name).router for name in _modules("router") if name.endswith(".router")]
+    return [import_module(name).router for name in _modules("router") if ".router." not in name]
 
 
 def _modules(name: str) -> Iterator[str]:

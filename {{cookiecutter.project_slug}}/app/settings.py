@@ -26,16 +26,23 @@ class Environment(StrEnum):
 
 
 class Settings(BaseSettings):
-    """Read from the process environment, then from `.env` beside `pyproject.toml` (or the file that ENV_FILE names)."""
+    """Read from the process environment, then from `.env` beside `pyproject.toml`, or the file that ENV_FILE names."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore", frozen=True)
 
     environment: Environment = Environment.LOCAL
     database_url: SecretStr | None = None
 
     def __init__(self, **values: Any) -> None:
         # An empty ENV_FILE is no file: so the tests, and the commands they start, never read a developer's .env.
-        super().__init__(**{"_env_file": os.environ.get("ENV_FILE", ROOT / ".env")} | values)
+        name = os.environ.get("ENV_FILE", ".env")
+        if name not in ("", ".env") and not (ROOT / name).is_file():
+            raise ConfigurationError(f"ENV_FILE: there is no file {ROOT / name}")
+        try:
+            values.setdefault("_env_file", ROOT / name)
+            super().__init__(**values)
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{ROOT / name} must be UTF-8 text") from None
 
     @field_validator("database_url")
     @classmethod

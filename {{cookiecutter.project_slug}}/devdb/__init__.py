@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
+TIME_LIMIT = 60  # seconds, to get ready; pg_ctl's own
 ATTEMPTS = 10  # to start: a crashed server's processes take a moment to end, and a port may be taken
 
 
@@ -39,15 +41,18 @@ class Server:
         self.last_port = self.folder / "port"  # the first choice at the next start: clients keep their address
 
     @property
-    def port(self) -> str:
-        """The port as the server wrote it down, now or before it crashed; empty if it was stopped."""
+    def pid_file(self) -> list[str]:
+        """What the server writes down: pid, data folder, time, port, socket, address, memory, status; [] once stopped."""
         try:
-            lines = (self.data / "postmaster.pid").read_text().split("\n")
+            return (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
-            return ""
+            return []
         except PermissionError:
             raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
-        return lines[3] if len(lines) > 3 else ""
+
+    @property
+    def port(self) -> str:
+        return self.pid_file[3]
 
     @property
     def url(self) -> str:
@@ -63,37 +68,34 @@ class Server:
             "PGPASSWORD": self.password.read_text(),
             "PGDATABASE": "postgres",
             "PGSSLMODE": "disable",
-            "PGCONNECT_TIMEOUT": "2",
         }
 
     def is_running(self) -> bool:
-        """Ask the server itself: after a crash or a reboot its pid may be any process, and its port any server."""
-        if not self.port:
+        """Return whether the pid is the server's: after a crash or a reboot, any program may have it."""
+        try:
+            return Path(psutil.Process(int(self.pid_file[0])).cwd()) == self.data
+        except (IndexError, psutil.Error):
             return False
-        command = (program("psql"), "--no-psqlrc", "-Atc", "SHOW data_directory")
-        env = self.client_environment
-        answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        return answer.returncode == 0 and Path(answer.stdout.strip()) == self.data
+
+    def is_ready(self) -> bool:
+        return self.is_running() and self.pid_file[7:] == ["ready   "]
 
     def start(self) -> bool:
         """Start the server, and return True; return False if it ran already."""
-        if self.is_running():
+        if self.is_ready():
             return False
         with self._locked_folder():
-            self._initialise()
-            for _ in range(ATTEMPTS):
-                # A client that was killed may have left a server that is still starting.
-                if self.is_running():
-                    return False
-                port = free_port(self.last_port.read_text())
-                self.last_port.write_text(str(port))
-                try:
-                    self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port}")
-                    return True
-                except DevdbError as error:
-                    problem = error
-                    time.sleep(0.3)
-        raise problem
+            if not self.is_running():
+                self._initialise()
+                self._start()
+                return True
+            # Its client was killed while the server was starting.
+            deadline = time.monotonic() + TIME_LIMIT
+            while not self.is_ready():
+                if time.monotonic() > deadline:
+                    raise DevdbError(f"PostgreSQL does not get ready (more in {self.log})")
+                time.sleep(0.1)
+            return False
 
     def stop(self) -> bool:
         """Stop the server, and return True; return False if it did not run."""
@@ -107,6 +109,8 @@ class Server:
         """Stop the server and delete its data."""
         self.stop()
         with self._locked_folder():
+            if self.is_running():
+                raise DevdbError("another process has just started the server")
             if self.data.exists():
                 shutil.rmtree(self.data)
 
@@ -160,6 +164,20 @@ class Server:
         )
         new.rename(self.data)
 
+    def _start(self) -> None:
+        """Start the server on the port it had before, or on another if that is taken."""
+        if self.pid_file and psutil.pid_exists(int(self.pid_file[0])):
+            (self.data / "postmaster.pid").unlink()  # it names another program, for which PostgreSQL would wait
+        for attempt in range(ATTEMPTS):
+            port = free_port(self.last_port.read_text())
+            self.last_port.write_text(str(port))
+            try:
+                return self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port}")
+            except DevdbError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.3)
+
     def _run(self, name: str, *arguments: str | Path) -> None:
         """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
         with self.log.open("ab") as log:
@@ -187,8 +205,11 @@ class Server:
         command = [setpriv, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
         folders = (folder.stat() for folder in {*self.folder.parents, *program(name).parents})
         if any(not folder.st_mode & 0o001 and folder.st_uid != user for folder in folders):
-            # Root's home, for one, is closed to others. This capability opens it; the bit has access(2) heed it too.
-            command += ["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+            # Root's home, for one, is closed to others. Only a capability opens it: to read, or where a container
+            # withholds that one, to write too. The bit has access(2) heed it.
+            bounds = re.findall(r"CapBnd:\s*(\w+)", Path("/proc/self/status").read_text())[0]
+            capability = "dac_read_search" if int(bounds, 16) >> 2 & 1 else "dac_override"
+            command += ["--securebits=+no_setuid_fixup", f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
         return command
 
 

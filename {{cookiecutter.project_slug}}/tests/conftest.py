@@ -2,59 +2,67 @@
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from pydantic import ValidationError
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import NullPool
 
 import devdb
-from app.db.engine import create_engine
+from app.db.engine import DatabaseUnavailable, create_engine
 from app.db.url import asyncpg_dsn
 from app.main import create_app
 from app.settings import ROOT, Settings
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's configuration, and start a server unless TEST_DATABASE_URL names one."""
+def pytest_configure() -> None:
+    """Forget the developer's configuration."""
     for name in list(os.environ):
         if name.lower() in Settings.model_fields:
             del os.environ[name]
     os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": ""}
-    if not config.option.collectonly and not os.environ.get("TEST_DATABASE_URL"):
-        stack = ExitStack()
-        config.add_cleanup(stack.close)
-        try:
-            # pytest-xdist's workers inherit it.
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start a server, unless TEST_DATABASE_URL names one; the workers of pytest-xdist inherit the variable."""
+    if session.config.option.collectonly:
+        return
+    stack = ExitStack()
+    session.config.add_cleanup(stack.close)
+    try:
+        if not os.environ.get("TEST_DATABASE_URL"):
             os.environ["TEST_DATABASE_URL"] = stack.enter_context(devdb.throwaway())
-        except devdb.DevdbError as error:
-            raise pytest.UsageError(str(error)) from None
+        asyncio.run(execute("SELECT 1"))
+    except (devdb.DevdbError, DatabaseUnavailable) as error:
+        raise pytest.UsageError(f"the tests have no database: {error}") from None
+    except ValidationError:
+        raise pytest.UsageError("TEST_DATABASE_URL must look like postgresql://user:password@host:5432/name") from None
+
+
+async def execute(statement: str) -> None:
+    """Execute `statement`, outside of a transaction, on the server of the tests."""
+    settings = Settings(database_url=os.environ["TEST_DATABASE_URL"])
+    engine = create_engine(settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
 
 
 @contextmanager
 def new_database() -> Iterator[str]:
     """Create a database beside the one that TEST_DATABASE_URL names, yield its URL, and drop it."""
-
-    async def execute(statement: str) -> None:
-        connection = await asyncpg.connect(server)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    server = asyncpg_dsn(os.environ["TEST_DATABASE_URL"])
     name = f"test_{secrets.token_hex(8)}"
     asyncio.run(execute(f"CREATE DATABASE {name}"))
     try:
-        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        yield re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\1/{name}", asyncpg_dsn(os.environ["TEST_DATABASE_URL"]))
     finally:
         asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
 

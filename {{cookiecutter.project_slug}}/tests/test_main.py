@@ -22,6 +22,16 @@ def test_a_service_without_a_database_exits_with_one_sentence(monkeypatch: pytes
         _ = main.app
 
 
+def test_an_error_in_a_domain_is_not_taken_for_a_missing_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise AttributeError("a typo")
+
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@database.invalid/nothing")
+    monkeypatch.setattr(main, "import_all_routers", broken)
+    with pytest.raises(RuntimeError, match="cannot be built"):
+        _ = main.app
+
+
 async def test_the_api_has_the_name_of_the_project(app: FastAPI) -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     info = app.openapi()["info"]

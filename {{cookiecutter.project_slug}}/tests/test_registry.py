@@ -7,16 +7,18 @@ from app.settings import ROOT
 
 # In a process of its own: there, no other test has imported a model yet.
 SCRIPT = """
-import importlib, pkgutil, app
+from importlib import import_module
+from pathlib import Path
 from sqlalchemy import Table
 from app.registry import import_all_models
 
 known = set(import_all_models().tables.values())
-for module in pkgutil.walk_packages(app.__path__, "app."):
-    for thing in vars(importlib.import_module(module.name)).values():
+for path in Path("app").rglob("*.py"):
+    name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    for thing in vars(import_module(name)).values():
         table = getattr(thing, "__table__", thing)
         if isinstance(table, Table) and table not in known:
-            print(f"{module.name}: {table.name}")
+            print(f"{name}: {table.name}")
 """
 
 

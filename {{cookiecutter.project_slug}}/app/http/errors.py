@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 
@@ -17,6 +18,12 @@ CONFLICTS = {
     asyncpg.UniqueViolationError: "already exists",
     asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
 }
+
+
+async def invalid_request(request: Request, error: Exception) -> Response:
+    """Say what is wrong, and where, but do not echo the input: JSON cannot hold all that a client may send."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    return JSONResponse({"detail": [{key: p[key] for key in ("loc", "msg", "type")} for p in problems]}, 422)
 
 
 async def integrity_error(request: Request, error: Exception) -> Response:
@@ -42,5 +49,6 @@ async def database_unavailable(request: Request, error: Exception) -> Response:
 
 
 def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(DatabaseUnavailable, database_unavailable)
     app.add_exception_handler(IntegrityError, integrity_error)

@@ -19,7 +19,7 @@ def not_found() -> HTTPException:
 @router.post("", status_code=201)
 async def create_item(data: ItemCreate, session: SessionDep, request: Request, response: Response) -> ItemRead:
     item = await service.create_item(session, data)
-    response.headers["Location"] = request.url_for("read_item", item_id=item.id).path
+    response.headers["Location"] = f"{request.url.path}/{item.id}"
     return ItemRead.model_validate(item)
 
 

@@ -14,7 +14,7 @@ Name = Annotated[Text, Field(min_length=1, max_length=200)]
 Price = Annotated[
     Decimal,
     Field(ge=0, max_digits=12, decimal_places=2),
-    AfterValidator(lambda price: price.quantize(Decimal("0.01"))),  # as the database gives it back: 3 is 3.00
+    AfterValidator(lambda price: abs(price).quantize(Decimal("0.01"))),  # as it will be read: 3.00 for 3, 0.00 for -0
 ]
 
 

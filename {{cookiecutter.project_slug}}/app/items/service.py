@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items.models import Item
@@ -31,12 +31,10 @@ async def list_items(session: AsyncSession, *, before: UUID | None, limit: int) 
 
 async def update_item(session: AsyncSession, item_id: UUID, data: ItemUpdate) -> Item | None:
     """Change the fields that `data` has, and return the item, or None if there is none."""
-    item = await session.get(Item, item_id, with_for_update=True)
-    if item is not None:
-        for field, value in data.model_dump().items():
-            setattr(item, field, value)
-        await session.flush()
-    return item
+    fields = data.model_dump()
+    if not fields:
+        return await get_item(session, item_id)
+    return await session.scalar(update(Item).where(Item.id == item_id).values(fields).returning(Item))
 
 
 async def delete_item(session: AsyncSession, item_id: UUID) -> bool:

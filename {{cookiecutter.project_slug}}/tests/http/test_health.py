@@ -1,5 +1,7 @@
 """The probes tell an orchestrator the truth."""
 
+import socket
+
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -51,6 +53,14 @@ async def test_not_ready_when_the_database_is_down() -> None:
     status, reason = await get("/health/ready", NOWHERE)
     assert status == 503
     assert "cannot be reached" in reason
+
+
+async def test_not_ready_when_the_database_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "TIME_LIMIT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        status, reason = await get("/health/ready", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nowhere")
+    assert status == 503
+    assert "did not answer within" in reason
 
 
 async def test_not_ready_when_the_database_has_no_schema(empty_database_url: str) -> None:
