@@ -71,11 +71,12 @@ class Server:
         }
 
     def is_running(self) -> bool:
-        """Return whether the pid is the server's: after a crash or a reboot, any program may have it."""
-        try:
-            return Path(psutil.Process(int(self.pid_file[0])).cwd()) == self.data
-        except (IndexError, psutil.Error):
+        """Return whether the pid is this server's: after a crash or a reboot, any program may have it."""
+        command = self._command()
+        if not command:
             return False
+        started_in = Path(self.pid_file[1])  # another folder, if the project was moved since, or is a copy
+        return str(started_in) in command and (started_in == self.data or not started_in.exists())
 
     def is_ready(self) -> bool:
         return self.is_running() and self.pid_file[7:] == ["ready   "]
@@ -102,15 +103,13 @@ class Server:
         if not self.is_running():
             return False
         with self._locked_folder():
-            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
+            self._stop()
         return True
 
     def reset(self) -> None:
         """Stop the server and delete its data."""
-        self.stop()
         with self._locked_folder():
-            if self.is_running():
-                raise DevdbError("another process has just started the server")
+            self._stop()
             if self.data.exists():
                 shutil.rmtree(self.data)
 
@@ -166,7 +165,7 @@ class Server:
 
     def _start(self) -> None:
         """Start the server on the port it had before, or on another if that is taken."""
-        if self.pid_file and psutil.pid_exists(int(self.pid_file[0])):
+        if self._command():
             (self.data / "postmaster.pid").unlink()  # it names another program, for which PostgreSQL would wait
         for attempt in range(ATTEMPTS):
             port = free_port(self.last_port.read_text())
@@ -177,6 +176,18 @@ class Server:
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.3)
+
+    def _stop(self) -> None:
+        if self.is_running():
+            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
+
+    def _command(self) -> list[str]:
+        """Return the command line of the program that has the server's pid; empty if none has it."""
+        try:
+            command: list[str] = psutil.Process(int(self.pid_file[0])).cmdline()
+            return command
+        except (IndexError, psutil.Error):
+            return []
 
     def _run(self, name: str, *arguments: str | Path) -> None:
         """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
