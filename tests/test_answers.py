@@ -90,7 +90,9 @@ def test_a_good_slug_names_the_folder_and_the_distribution(bake: Bake, slug: str
         r"back\slash \n",
         "Caf\u00e9 \u00fcber \u4e2d\u6587",
         "Rocket \U0001f680",
-        "*a* `b` <i>c</i> [d]",
+        "*a* `b` <i>c</i> [d] &amp; ~~e~~ _f_ #",
+        "# no heading",
+        "- no list",
     ],
 )
 def test_texts_arrive_as_they_were_typed(service: Service, bake: Bake, text: str) -> None:
