@@ -113,8 +113,13 @@ asyncio.run(main())"""
 def test_a_project_may_be_moved_while_its_server_runs(service: Service) -> None:
     devdb(service, "start")
     service.sql("CREATE TABLE kept ()")
-    service.path = service.path.rename(service.path.parent / "moved")
+    old = service.path
+    service.path = old.rename(old.parent / "moved")
     assert service.sql("SELECT count(*) FROM kept") == "0"
+    (old / ".devdb/data").mkdir(parents=True)  # the old place is in use again
+    assert service.sql("SELECT count(*) FROM kept") == "0"
+    devdb(service, "reset")
+    assert devdb(service, "status", check=False).returncode == 3
 
 
 def test_a_copy_of_a_project_has_a_server_of_its_own(service: Service) -> None:

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except UnicodeDecodeError:
             raise ConfigurationError(f"{ROOT / name} must be UTF-8 text") from None
+        except OSError as error:
+            raise ConfigurationError(f"{ROOT / name}: {error.strerror}") from None
 
     @field_validator("database_url")
     @classmethod

@@ -41,18 +41,11 @@ class Server:
         self.last_port = self.folder / "port"  # the first choice at the next start: clients keep their address
 
     @property
-    def pid_file(self) -> list[str]:
-        """What the server writes down: pid, data folder, time, port, socket, address, memory, status; [] once stopped."""
-        try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        except PermissionError:
-            raise DevdbError(f"{self.folder} belongs to another user: delete it, or set DATABASE_URL") from None
-
-    @property
     def port(self) -> str:
-        return self.pid_file[3]
+        lines = pid_file(self.data)
+        if len(lines) < 4:
+            raise DevdbError("the server does not run")
+        return lines[3]
 
     @property
     def url(self) -> str:
@@ -72,14 +65,15 @@ class Server:
 
     def is_running(self) -> bool:
         """Return whether the pid is this server's: after a crash or a reboot, any program may have it."""
-        command = self._command()
-        if not command:
+        lines = pid_file(self.data)
+        if len(lines) < 2 or lines[1] not in command_line(lines[0]):
             return False
-        started_in = Path(self.pid_file[1])  # another folder, if the project was moved since, or is a copy
-        return str(started_in) in command and (started_in == self.data or not started_in.exists())
+        started_in = Path(lines[1])  # another folder, if the project was moved since, or if it is a copy
+        was_moved = pid_file(started_in)[:1] != lines[:1]
+        return was_moved or started_in.samefile(self.data)
 
     def is_ready(self) -> bool:
-        return self.is_running() and self.pid_file[7:] == ["ready   "]
+        return self.is_running() and pid_file(self.data)[7:] == ["ready   "]
 
     def start(self) -> bool:
         """Start the server, and return True; return False if it ran already."""
@@ -116,6 +110,8 @@ class Server:
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
         """Have the folder, with all its files but the data, for this process alone."""
+        if set('"$`') & set(str(self.folder)):
+            raise DevdbError(f"PostgreSQL's pg_ctl cannot work in a path with a quote, $ or `: {self.folder}")
         self.folder.mkdir(exist_ok=True)
         with FileLock(self.folder / "lock"):
             files = [self.folder / "lock", self.log, self.password, self.last_port]
@@ -165,8 +161,8 @@ class Server:
 
     def _start(self) -> None:
         """Start the server on the port it had before, or on another if that is taken."""
-        if self._command():
-            (self.data / "postmaster.pid").unlink()  # it names another program, for which PostgreSQL would wait
+        if command_line(*pid_file(self.data)[:1]):
+            (self.data / "postmaster.pid").unlink()  # it names another program, before which PostgreSQL would give up
         for attempt in range(ATTEMPTS):
             port = free_port(self.last_port.read_text())
             self.last_port.write_text(str(port))
@@ -181,17 +177,10 @@ class Server:
         if self.is_running():
             self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
 
-    def _command(self) -> list[str]:
-        """Return the command line of the program that has the server's pid; empty if none has it."""
-        try:
-            command: list[str] = psutil.Process(int(self.pid_file[0])).cmdline()
-            return command
-        except (IndexError, psutil.Error):
-            return []
-
     def _run(self, name: str, *arguments: str | Path) -> None:
         """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
         with self.log.open("ab") as log:
+            before = log.tell()
             done = subprocess.run(
                 [*self._as_owner(name), program(name), *arguments],
                 cwd=self.folder,
@@ -202,8 +191,9 @@ class Server:
                 check=False,
             )
         if done.returncode:
-            problems = re.findall(r".*(?:error|FATAL|PANIC):\s*(.*)", self.log.read_text(errors="replace"))
-            raise DevdbError(f"{name} failed: {problems[-1] if problems else 'no reason given'} (more in {self.log})")
+            said = self.log.read_bytes()[before:].decode(errors="replace")
+            reasons = re.findall(r"(?:error|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
+            raise DevdbError(f"{name} failed: {' '.join(reasons[-1:])} (more in {self.log})")
 
     def _as_owner(self, name: str) -> list[str]:
         """Return the command that runs one of PostgreSQL's programs as the owner; as an ordinary user, none."""
@@ -222,6 +212,25 @@ class Server:
             capability = "dac_read_search" if int(bounds, 16) >> 2 & 1 else "dac_override"
             command += ["--securebits=+no_setuid_fixup", f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
         return command
+
+
+def pid_file(data: Path) -> list[str]:
+    """Return what a server writes down: pid, data folder, time, port, socket, address, memory, status; [] once stopped."""
+    try:
+        return os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        raise DevdbError(f"{data.parent} belongs to another user: delete it, or set DATABASE_URL") from None
+
+
+def command_line(pid: str = "") -> list[str]:
+    """Return the command line of the program with this pid; [] if there is none, or it is not for us to see."""
+    try:
+        command: list[str] = psutil.Process(int(pid)).cmdline()
+    except (ValueError, psutil.Error):
+        return []
+    return command
 
 
 def environment() -> dict[str, str]:

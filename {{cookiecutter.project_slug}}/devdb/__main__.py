@@ -1,6 +1,7 @@
 """The command line: python -m devdb start|stop|status|url|psql|reset."""
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,9 @@ def main() -> int:
             print(start())
         case "psql":
             start()
-            return subprocess.run([program("psql"), *arguments], env=server.client_environment, check=False).returncode
+            with subprocess.Popen([program("psql"), *arguments], env=server.client_environment) as psql:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql: it cancels the query
+                return psql.wait()
         case "reset":
             server.reset()
         case "throwaway":
@@ -53,8 +56,11 @@ def main() -> int:
 def throwaway() -> None:
     with tempfile.TemporaryDirectory(prefix="devdb-") as folder:
         server = Server(Path(folder) / "server", "fsync=off", "full_page_writes=off", "synchronous_commit=off")
-        server.start()
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                signal.signal(getattr(signal, name), lambda *_: sys.exit(1))
         try:
+            server.start()
             print(server.url, flush=True)
             sys.stdin.read()
         finally:
