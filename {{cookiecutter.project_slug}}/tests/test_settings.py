@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from app.settings import ConfigurationError, Environment, load_settings
+from app.settings import ConfigurationError, Environment, Settings, load_settings
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,12 @@ def test_malformed_variables_are_named_and_secrets_are_not_shown(monkeypatch: py
     assert environment.startswith("ENVIRONMENT: ")
     assert database_url.startswith("DATABASE_URL: ")
     assert "hunter2" not in database_url
+
+
+def test_an_error_in_the_settings_does_not_show_a_secret() -> None:
+    with pytest.raises(ValidationError) as error:
+        Settings(database_url="mysql://root:hunter2@localhost/shop")
+    assert "hunter2" not in str(error.value)
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,8 @@ async def test_live_does_not_ask_the_database() -> None:
     assert await get("/health/live", NOWHERE) == (200, "")
 
 
-async def test_ready_when_the_schema_is_at_head(migrated_url: str) -> None:
-    assert await get("/health/ready", migrated_url) == (200, "")
+async def test_ready_when_the_schema_is_at_head(database_url: str) -> None:
+    assert await get("/health/ready", database_url) == (200, "")
 
 
 async def test_not_ready_when_the_database_is_down() -> None:
@@ -69,9 +69,9 @@ async def test_not_ready_when_the_database_has_no_schema(empty_database_url: str
     assert "alembic upgrade head" in reason
 
 
-async def test_not_ready_when_the_schema_is_behind(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_not_ready_when_the_schema_is_behind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "known_revisions", lambda: ({*known_revisions()[0], "next"}, {"next"}))
-    status, reason = await get("/health/ready", migrated_url)
+    status, reason = await get("/health/ready", database_url)
     assert status == 503
     assert "behind" in reason
 
