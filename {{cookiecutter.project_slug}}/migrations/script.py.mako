@@ -1,4 +1,8 @@
 """${message.replace("\\", "\\\\").replace('"""', "'''")}
+% if drops is not UNDEFINED and drops:
+
+DROPS ${", ".join(drops)}, WITH ALL DATA IN IT.
+% endif
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}

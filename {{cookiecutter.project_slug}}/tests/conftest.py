@@ -19,15 +19,14 @@ from sqlalchemy.pool import NullPool
 
 import devdb
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.db.url import asyncpg_dsn
 from app.main import create_app
-from app.settings import ROOT, Settings
+from app.settings import ROOT, MigrationSettings, Settings
 
 
 def pytest_configure() -> None:
     """Forget the developer's configuration."""
     for name in list(os.environ):
-        if name.lower() in Settings.model_fields:
+        if name.lower() in MigrationSettings.model_fields:
             del os.environ[name]
     os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": ""}
 
@@ -62,7 +61,7 @@ def new_database() -> Iterator[str]:
     name = f"test_{secrets.token_hex(8)}"
     asyncio.run(execute(f"CREATE DATABASE {name}"))
     try:
-        yield re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\1/{name}", asyncpg_dsn(os.environ["TEST_DATABASE_URL"]))
+        yield re.sub(r"^\s*([\w+]+://[^/?]*)(/[^?]*)?", rf"\1/{name}", os.environ["TEST_DATABASE_URL"])
     finally:
         asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
 

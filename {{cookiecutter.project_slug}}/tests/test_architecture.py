@@ -1,4 +1,4 @@
-"""Imports flow one way: settings -> db -> registry, http -> domains -> main; models -> schemas -> service -> router."""
+"""Imports flow one way: db.url -> settings -> db -> registry, http -> domains -> main; models -> schemas -> service -> router."""
 
 import ast
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 
 from app.settings import ROOT
 
-LAYERS = {"settings": 0, "db": 1, "registry": 2, "http": 2, "main": 4}
-DOMAIN, STEPS = 3, ["models", "schemas", "service", "router"]
+LAYERS = {"db.url": 0, "settings": 1, "db": 2, "registry": 3, "http": 3, "main": 5}
+DOMAIN, STEPS = 4, ["models", "schemas", "service", "router"]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
 
 
@@ -23,8 +23,8 @@ def may_import(importer: str, name: str) -> bool:
 
 
 def layer(module: str) -> int | None:
-    _, name, *_ = [*module.split("."), ""]
-    return LAYERS.get(name, DOMAIN if (ROOT / "app" / name).is_dir() else None)
+    _, name, inner, *_ = [*module.split("."), "", ""]
+    return LAYERS.get(f"{name}.{inner}", LAYERS.get(name, DOMAIN if (ROOT / "app" / name).is_dir() else None))
 
 
 def imported(source: Path) -> Iterator[str]:

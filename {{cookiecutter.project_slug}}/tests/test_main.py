@@ -18,7 +18,7 @@ def test_the_app_of_the_module_is_built_once_from_the_environment(monkeypatch: p
 
 def test_a_service_without_a_database_exits_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
-    with pytest.raises(SystemExit, match="DATABASE_URL is not set"):
+    with pytest.raises(SystemExit, match="DATABASE_URL and DATABASE_URL_PROD are not set"):
         _ = main.app
 
 

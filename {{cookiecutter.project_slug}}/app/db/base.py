@@ -3,6 +3,8 @@
 import enum
 import sys
 from datetime import datetime
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated
 from uuid import UUID
 
@@ -37,3 +39,7 @@ class Base(DeclarativeBase):
     }
     # Columns that the database fills in come back with the INSERT or UPDATE: async code cannot load them later.
     __mapper_args__ = {"eager_defaults": True}
+
+
+if find_spec("sqlmodel"):
+    import_module("sqlmodel").SQLModel.metadata = Base.metadata  # models on either base are one schema

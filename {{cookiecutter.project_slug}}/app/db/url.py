@@ -1,25 +1,82 @@
-"""What providers hand out as a database URL -> what asyncpg takes."""
+"""What providers hand out as a database URL -> what `asyncpg.connect` takes."""
 
 import re
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from app.settings import Settings
+TIME_LIMIT = 10  # seconds, to connect
 
 
-def database_url(settings: Settings) -> str:
-    """Return the URL of the database in the form that `asyncpg.connect` takes.
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return the keyword arguments of `asyncpg.connect` for the PostgreSQL URL `url`.
 
-    Starts the development database where the settings leave it to `devdb`.
+    The parameters are libpq's, https://www.postgresql.org/docs/current/libpq-connect.html, and mean what they mean there.
+    asyncpg parses most of them itself, and passes those that it does not know on to the server, which refuses them by name.
 
     Raises:
-        devdb.DevdbError: the development database does not start.
+        ValueError: saying what cannot be honoured, and never a piece of the URL's user name or password.
     """
-    if settings.database_url is None:
-        import devdb  # for development only, so absent from a deployed service; Settings sees to that
+    scheme, colon, rest = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url.strip()).partition("://")
+    if scheme != "postgresql":
+        raise ValueError("must look like postgresql://user:password@host:5432/name")
+    if "#" in rest:
+        raise ValueError("a # in it must be written %23")
+    try:
+        parts = urlsplit(f"{scheme}{colon}{rest}")
+    except ValueError:
+        raise ValueError("what stands in [] is no address; elsewhere, [ must be written %5B") from None
+    auth, at, hosts = parts.netloc.rpartition("@")
+    query = dict(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))  # to libpq, + is no space
 
-        return devdb.start()
-    return asyncpg_dsn(settings.database_url.get_secret_value())
+    # What stands in the query wins, as in libpq; in asyncpg it loses.
+    arguments: dict[str, Any] = {"timeout": _time_limit(query.pop("connect_timeout", str(TIME_LIMIT)))}
+    for name in ("user", "password", "dbname", "database"):
+        if name in query:
+            arguments["database" if name == "dbname" else name] = query.pop(name)
+    ports = query.pop("port", "")
+    if "host" in query:
+        ports = ports or ",".join(re.findall(r":(\d+)(?=,|$)", hosts))
+        arguments["host"] = query.pop("host").split(",")
+        hosts = ""
+    if ports:
+        if not re.fullmatch(r"\d+(,\d+)*", ports):
+            raise ValueError("port must be a number")
+        arguments["port"] = [int(port) for port in ports.split(",")]
+
+    if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode
+        query.setdefault("sslmode", query.pop("ssl"))
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        if query.get(name, "system") != "system" and not Path(query[name]).is_file():
+            raise ValueError(f"{name}: there is no file {query[name]}")
+    binding = query.pop("channel_binding", "prefer")
+    if binding not in ("disable", "prefer", "require"):
+        raise ValueError("channel_binding must be disable, prefer or require")
+    if binding == "require" or query.get("sslrootcert") == "system":
+        arguments["ssl"] = _verifying(query)
+    return arguments | {
+        "dsn": parts._replace(netloc=auth + at + hosts, query=urlencode(query, quote_via=quote)).geturl()
+    }
 
 
-def asyncpg_dsn(url: str) -> str:
-    """Return `url` without white space around it and without a driver's name; asyncpg parses the rest."""
-    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url.strip())
+def _time_limit(seconds: str) -> float | None:
+    if not re.fullmatch(r"-?\d+", seconds):
+        raise ValueError("connect_timeout must be a whole number of seconds")
+    return float(seconds) if int(seconds) > 0 else None
+
+
+def _verifying(query: dict[str, str]) -> ssl.SSLContext:
+    """Return a context that knows the server by its certificate and name, as `sslmode=verify-full` does.
+
+    asyncpg can neither bind a channel nor find the system's certificates. Both parameters ask for proof that no one sits
+    between here and the server, and this is one.
+    """
+    for name in ("sslcrl", "sslpassword", "ssl_min_protocol_version", "ssl_max_protocol_version"):
+        if name in query:
+            raise ValueError(f"{name} cannot be combined with channel_binding=require or sslrootcert=system")
+    root = query.pop("sslrootcert", "system")
+    context = ssl.create_default_context(cafile=None if root == "system" else root)
+    if "sslcert" in query:
+        context.load_cert_chain(query.pop("sslcert"), query.pop("sslkey", None))
+    return context
