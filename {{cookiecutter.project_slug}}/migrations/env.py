@@ -16,6 +16,7 @@ target_metadata = Base.metadata  # only autogenerate and check import the models
 if config.cmd_opts is not None:  # the command line; a program that embeds alembic keeps its own logging
     logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s")
     logging.getLogger("alembic").setLevel(logging.INFO)
+    logging.getLogger("app.db").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 

@@ -141,6 +141,7 @@ def run_migrations(connection: Connection) -> None:
                 _lock(connection, "pg_try_advisory_xact_lock", _settings().migration_lock_wait)
                 context.run_migrations()
             else:
+                connection.rollback()  # what asking for the heads began
                 _run_alone(connection, _settings())
     finally:
         if not callers_transaction and not connection.invalidated:
@@ -176,7 +177,7 @@ def _ask(connection: Connection, query: str) -> Any:
     callers_transaction = connection.in_transaction()
     answer = connection.scalar(text(query))
     if not callers_transaction:
-        connection.rollback()
+        connection.commit()
     return answer
 
 

@@ -1,0 +1,107 @@
+"""A project to migrate, apart from the service's own models and revisions."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.pool import NullPool
+
+from app.db.engine import create_engine
+from app.settings import ROOT, Settings
+
+REVISION = """\
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = {down_revision!r}
+
+
+def upgrade() -> None:
+    {upgrade}
+
+
+def downgrade() -> None:
+    {downgrade}
+"""
+
+
+@dataclass
+class Project:
+    """The service's `env.py` and what it needs, with a database of its own; without a domain and without a revision."""
+
+    path: Path
+    url: str
+    heads: list[str] = field(default_factory=list)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def models(self, body: str) -> None:
+        """Make `body` the models of the domain `things`."""
+        self.write(
+            "app/things/models.py", f"import sqlalchemy as sa\n\nfrom app.db.base import Base, UUIDKey\n\n\n{body}\n"
+        )
+
+    def revision(self, upgrade: str, downgrade: str = "pass") -> Path:
+        """Add a revision on top of the last one that was added so."""
+        name, down = f"r{len(self.heads)}", self.heads[-1] if self.heads else None
+        self.heads.append(name)
+        text = REVISION.format(revision=name, down_revision=down, upgrade=upgrade, downgrade=downgrade)
+        return self.write(f"migrations/versions/{name}.py", text)
+
+    @property
+    def versions(self) -> list[Path]:
+        return sorted(self.path.glob("migrations/versions/*.py"))
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "alembic", *arguments]
+        environment = {**os.environ, "DATABASE_URL": self.url, **(env or {})}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.path, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def alembic(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """Run a command that must succeed, and return what it said."""
+        process = self.start(*arguments, env=env)
+        output, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        return output + log
+
+    def refusal(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """Run a command that must fail, and return the one line that it printed."""
+        process = self.start(*arguments, env=env)
+        output, log = process.communicate(timeout=60)
+        assert process.returncode != 0, output
+        lines = [line for line in log.splitlines() if not line.startswith(("INFO", "WARN"))]
+        assert len(lines) == 1, log
+        return lines[0]
+
+    async def sql(self, query: str) -> Any:
+        """Execute `query`, and return its rows' first columns, if it has rows."""
+        engine = create_engine(Settings(database_url=self.url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            result = await connection.execute(text(query))
+            return result.scalars().all() if result.returns_rows else None
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_database_url: str) -> Project:
+    ignored = shutil.ignore_patterns("__pycache__", "versions")
+    for name in ("pyproject.toml", "app/__init__.py", "app/settings.py", "app/registry.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "app/db", tmp_path / "app/db", ignore=ignored)
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignored)
+    (tmp_path / "migrations/versions").mkdir()
+    return Project(tmp_path, empty_database_url)
