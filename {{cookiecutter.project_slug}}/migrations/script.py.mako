@@ -11,9 +11,13 @@ Create Date: ${create_date}
 
 from collections.abc import Sequence
 
-import sqlalchemy as sa
-from alembic import op
+import sqlalchemy as sa  # noqa: F401
+from alembic import op  # noqa: F401
 ${imports if imports else ""}
+% if drops is not UNDEFINED and drop_all == "yes":
+
+# squawk-ignore ban-drop-table: asked for by -x drop_all=yes
+% endif
 
 revision: str = ${repr(up_revision)}
 down_revision: str | Sequence[str] | None = ${repr(down_revision)}

@@ -103,11 +103,12 @@ def process_revision_directives(
         CommandError: there is no model, but there are tables, and no `-x drop_all=yes`.
     """
     drops = [drop for script in directives if script.upgrade_ops for drop in _drops(script.upgrade_ops.ops)]
-    if drops and not Base.metadata.tables and context.get_x_argument(as_dictionary=True).get("drop_all") != "yes":
+    drop_all = context.get_x_argument(as_dictionary=True).get("drop_all")
+    if drops and not Base.metadata.tables and drop_all != "yes":
         raise CommandError(f"no model was found, so this would drop {', '.join(drops)}; -x drop_all=yes if it shall")
     for drop in drops:
         logger.warning(f"the revision DROPS {drop}, with all data in it")
-    migration_context.opts["template_args"]["drops"] = drops
+    migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all)
     # `alembic check` comes here too, and wants the empty script.
     if migration_context.opts["fn"].__qualname__.startswith("revision.") and all(
         script.upgrade_ops and script.upgrade_ops.is_empty() for script in directives

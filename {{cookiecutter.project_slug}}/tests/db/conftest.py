@@ -1,6 +1,7 @@
 """A project to migrate, apart from the service's own models and revisions."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,18 @@ def downgrade() -> None:
     {downgrade}
 """
 
+HEADER = """\
+import enum
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.db.base import Base, UUIDKey
+
+
+"""
+
 
 @dataclass
 class Project:
@@ -49,9 +62,7 @@ class Project:
 
     def models(self, body: str) -> None:
         """Make `body` the models of the domain `things`."""
-        self.write(
-            "app/things/models.py", f"import sqlalchemy as sa\n\nfrom app.db.base import Base, UUIDKey\n\n\n{body}\n"
-        )
+        self.write("app/things/models.py", HEADER + body)
 
     def revision(self, upgrade: str, downgrade: str = "pass") -> Path:
         """Add a revision on top of the last one that was added so."""
@@ -59,6 +70,14 @@ class Project:
         self.heads.append(name)
         text = REVISION.format(revision=name, down_revision=down, upgrade=upgrade, downgrade=downgrade)
         return self.write(f"migrations/versions/{name}.py", text)
+
+    def autogenerate(self, *options: str) -> str:
+        """Autogenerate a revision, and return its text; empty if none was written."""
+        before = self.versions
+        self.alembic(*options, "revision", "--autogenerate", "-m", "change")
+        text = "".join(path.read_text(encoding="utf-8") for path in self.versions if path not in before)
+        self.heads += re.findall(r'^revision: str = "(\w+)"', text, re.MULTILINE)
+        return text
 
     @property
     def versions(self) -> list[Path]:
