@@ -22,11 +22,11 @@ Bake = Callable[..., Path]
 
 def environment() -> dict[str, str]:
     """Return the environment of a new user: nothing in it steers uv, the service or PostgreSQL's programs."""
-    steering = ("VIRTUAL_ENV", "DATABASE_URL", "TEST_DATABASE_URL", "ENVIRONMENT", "ENV_FILE", "PYTHONPATH")
+    steering = ("VIRTUAL_ENV", "TEST_DATABASE_URL", "ENVIRONMENT", "ENV_FILE", "PYTHONPATH")
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in steering and not name.startswith(("PG", "PYTEST"))
+        if name not in steering and not name.startswith(("PG", "PYTEST", "DATABASE_", "MIGRATION_"))
     }
 
 
@@ -38,7 +38,12 @@ class Service:
     env: Mapping[str, str] = field(default_factory=environment)
 
     def run(
-        self, *command: str, check: bool = True, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        check: bool = True,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIME_LIMIT,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command by `uv run`, in the service's folder unless told otherwise, with the variables `env` added."""
         done = subprocess.run(
@@ -47,7 +52,7 @@ class Service:
             env={**self.env, **(env or {})},
             capture_output=True,
             text=True,
-            timeout=TIME_LIMIT,
+            timeout=timeout,
             check=False,
         )
         assert not check or done.returncode == 0, f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"

@@ -101,6 +101,7 @@ class MigrationSettings(Settings):
     """What the migrations need besides; times are in seconds."""
 
     migration_database_url: DatabaseURL | None = None
+    database_pooler: Literal["transaction"] | None = "transaction"  # to look whether there is one, behave as if
     migration_wait: Seconds = 0
     migration_lock_wait: Seconds = 60
     migration_lock_timeout: Seconds = 3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import ConfigurationError, Environment, Settings, load_settings
+from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +47,39 @@ def test_the_process_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPa
     assert settings.environment is Environment.STAGING
     assert settings.database_url
     assert settings.database_url.get_secret_value() == "postgresql://process/shop"
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [
+        ("local", "DATABASE_URL_LOCAL"),
+        ("development", "DATABASE_URL_DEV"),
+        ("staging", "DATABASE_URL_STAGING"),
+        ("production", "DATABASE_URL_PROD"),
+    ],
+)
+def test_each_environment_has_its_database(monkeypatch: pytest.MonkeyPatch, environment: str, variable: str) -> None:
+    for name in ("LOCAL", "DEV", "STAGING", "PROD"):
+        monkeypatch.setenv(f"DATABASE_URL_{name}", f"postgresql://DATABASE_URL_{name}")
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    assert database(Settings) == f"postgresql://{variable}"
+    monkeypatch.delenv(variable)
+    if environment != "local":
+        with pytest.raises(ConfigurationError, match=rf"^DATABASE_URL and {variable} are not set"):
+            database(Settings)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://wins")
+    assert database(Settings) == database(MigrationSettings) == "postgresql://wins"
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", "postgresql://migrations")
+    assert database(Settings) == "postgresql://wins"
+    assert database(MigrationSettings) == "postgresql://migrations"
+
+
+def test_the_tests_take_no_other_environment_s_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL_LOCAL", "postgresql://local")
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not set"):
+        database(Settings)
+
+
+def database(of: type[Settings]) -> str | None:
+    url = load_settings(of).database
+    return url.get_secret_value() if url else None

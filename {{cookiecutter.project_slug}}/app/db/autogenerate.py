@@ -12,11 +12,14 @@ import alembic_postgresql_enum
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.ddl.postgresql import PostgresqlImpl
-from alembic.operations.ops import DropColumnOp, DropTableOp, MigrationScript, OpContainer
+from alembic.operations.ops import DropColumnOp, DropTableOp, ExecuteSQLOp, MigrationScript, OpContainer
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
+from alembic_postgresql_enum.operations.add_enum_values import AddEnumValuesOp
 from sqlalchemy import Column, Enum, Table, TypeDecorator, text
+from sqlalchemy.dialects.postgresql import JSONPATH
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
 
 from app.db.base import Base
@@ -108,6 +111,9 @@ def process_revision_directives(
         raise CommandError(f"no model was found, so this would drop {', '.join(drops)}; -x drop_all=yes if it shall")
     for drop in drops:
         logger.warning(f"the revision DROPS {drop}, with all data in it")
+    for script in directives:
+        if script.upgrade_ops:
+            script.upgrade_ops.ops = [other for operation in script.upgrade_ops.ops for other in _in_place(operation)]
     migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all)
     # `alembic check` comes here too, and wants the empty script.
     if migration_context.opts["fn"].__qualname__.startswith("revision.") and all(
@@ -127,22 +133,39 @@ def _drops(operations: Iterable[Any]) -> Iterator[str]:
             yield from _drops(operation.ops)
 
 
+def _in_place(operation: Any) -> Iterator[Any]:
+    """Replace an operation that adds enum values: alembic-postgresql-enum 1.11 puts them after what they should precede."""
+    if not isinstance(operation, AddEnumValuesOp):
+        yield operation
+        return
+    values = ["'" + value.replace("'", "''").replace(":", r"\:") + "'" for value in operation.new_values]
+    for index, value in reversed(list(enumerate(operation.new_values))):
+        if value not in operation.old_values:
+            place = f" BEFORE {values[index + 1]}" if values[index + 1 :] else ""
+            yield ExecuteSQLOp(f'ALTER TYPE "{operation.schema}"."{operation.name}" ADD VALUE {values[index]}{place}')
+
+
 def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | bool:
-    """Render a type in terms of SQLAlchemy, or else with the import that it needs."""
-    if kind == "type" and isinstance(item, TypeDecorator):
-        item = item.impl_instance
-        if type(item).__module__.startswith("sqlalchemy.sql."):
-            return f"sa.{item!r}"
+    """Render a type that SQLAlchemy lacks as the one that it decorates, or with the import that it needs."""
     module = type(item).__module__
-    if kind == "type" and not module.startswith("sqlalchemy."):
-        autogen_context.imports.add(f"import {module}")
+    if kind != "type" or module.startswith("sqlalchemy."):
+        return False
+    if isinstance(item, TypeDecorator) and type(item.impl_instance).__module__ == "sqlalchemy.sql.sqltypes":
+        return f"sa.{item.impl_instance!r}"
+    autogen_context.imports.add(f"import {module}")
     return False
 
 
-class ServerDefaults(PostgresqlImpl):
-    """Compares server defaults as PostgreSQL would write them, without evaluating them."""
+class PostgresqlComparison(PostgresqlImpl):
+    """Compares types and server defaults as PostgreSQL writes them down, and evaluates nothing."""
 
     __dialect__ = "postgresql"
+
+    def compare_type(self, inspector_column: Column[Any], metadata_column: Column[Any]) -> bool:
+        if not super().compare_type(inspector_column, metadata_column):
+            return False
+        process = self.dialect.type_compiler_instance.process
+        return not _are_alike("NULL", "NULL", process(inspector_column.type), process(metadata_column.type))
 
     def compare_server_default(
         self, inspector_column: Column[Any], metadata_column: Column[Any], _: str | None, existing: str | None
@@ -152,18 +175,24 @@ class ServerDefaults(PostgresqlImpl):
         if existing is None or default is None or existing == default:
             return existing != default and metadata_column is not metadata_column.table._autoincrement_column
         type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
-        connection = context.get_bind()
-        try:
-            with connection.begin_nested():
-                [plan] = connection.exec_driver_sql(
-                    f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT CAST({existing} AS {type_}), CAST({default} AS {type_})"
-                ).scalar_one()
-        except DBAPIError:  # one of them does not suit the type
-            return True
-        left, right = plan["Plan"]["Output"]
-        return bool(left != right)
+        return not _are_alike(existing, default, type_, type_)
 
 
+def _are_alike(left: str, right: str, left_type: str, right_type: str) -> bool:
+    """Say whether PostgreSQL writes two expressions alike, each cast to its type."""
+    connection = context.get_bind()
+    try:
+        with connection.begin_nested():
+            [plan] = connection.exec_driver_sql(
+                f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT CAST({left} AS {left_type}), CAST({right} AS {right_type})"
+            ).scalar_one()
+    except DBAPIError:  # a type that does not exist yet, or a default that does not suit it
+        return False
+    left, right = plan["Plan"]["Output"]
+    return left == right
+
+
+ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
 alembic_postgresql_enum.set_configuration(alembic_postgresql_enum.Config(include_name=include_enum))
 Plugin("app.db.autogenerate").add_autogenerate_comparator(
     import_models, "autogenerate", priority=DispatchPriority.FIRST

@@ -1,6 +1,7 @@
 """The engine, as the application and the migrations create it."""
 
 import asyncio
+import ssl
 from typing import Any
 
 import asyncpg
@@ -8,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.db.url import connect_arguments
 from app.settings import Settings
+
+CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
 
 
 class DatabaseUnavailable(Exception):
@@ -38,7 +41,8 @@ def create_engine(settings: Settings, **options: Any) -> AsyncEngine:
         except TimeoutError as error:
             raise DatabaseUnavailable("cannot connect to the database: no answer in time") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise DatabaseUnavailable(f"cannot connect to the database: {' '.join(str(error).split())}") from error
+            hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
+            raise DatabaseUnavailable(f"cannot connect to the database: {' '.join(str(error).split())}{hint}") from error
         except (ValueError, OverflowError) as error:  # the message may hold a piece of the password
             raise DatabaseUnavailable(
                 "cannot connect to the database: its URL is malformed (in a password, %-encode what is no letter or digit)"

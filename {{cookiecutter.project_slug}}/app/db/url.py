@@ -18,13 +18,12 @@ def connect_arguments(url: str) -> dict[str, Any]:
     Raises:
         ValueError: saying what cannot be honoured, and never a piece of the URL's user name or password.
     """
-    scheme, colon, rest = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url.strip()).partition("://")
-    if scheme != "postgresql":
+    if not re.match(r"postgres(ql)?(\+\w+)?://", url := url.strip()):
         raise ValueError("must look like postgresql://user:password@host:5432/name")
-    if "#" in rest:
+    if "#" in url:
         raise ValueError("a # in it must be written %23")
     try:
-        parts = urlsplit(f"{scheme}{colon}{rest}")
+        parts = urlsplit(url)
     except ValueError:
         raise ValueError("what stands in [] is no address; elsewhere, [ must be written %5B") from None
     auth, at, hosts = parts.netloc.rpartition("@")
@@ -55,9 +54,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
         raise ValueError("channel_binding must be disable, prefer or require")
     if binding == "require" or query.get("sslrootcert") == "system":
         arguments["ssl"] = _verifying(query)
-    return arguments | {
-        "dsn": parts._replace(netloc=auth + at + hosts, query=urlencode(query, quote_via=quote)).geturl()
-    }
+    parameters = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
+    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{parts.path}{parameters}"}
 
 
 def _time_limit(seconds: str) -> float | None:

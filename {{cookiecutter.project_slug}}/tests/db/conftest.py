@@ -83,6 +83,10 @@ class Project:
     def versions(self) -> list[Path]:
         return sorted(self.path.glob("migrations/versions/*.py"))
 
+    @property
+    def newest(self) -> Path:
+        return max(self.versions, key=lambda path: path.stat().st_mtime_ns)
+
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "alembic", *arguments]
         environment = {**os.environ, "DATABASE_URL": self.url, **(env or {})}
@@ -98,12 +102,7 @@ class Project:
 
     def refusal(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Run a command that must fail, and return the one line that it printed."""
-        process = self.start(*arguments, env=env)
-        output, log = process.communicate(timeout=60)
-        assert process.returncode != 0, output
-        lines = [line for line in log.splitlines() if not line.startswith(("INFO", "WARN"))]
-        assert len(lines) == 1, log
-        return lines[0]
+        return only_line(self.start(*arguments, env=env))
 
     async def sql(self, query: str) -> Any:
         """Execute `query`, and return its rows' first columns, if it has rows."""
@@ -111,6 +110,15 @@ class Project:
         async with engine.connect() as connection:
             result = await connection.execute(text(query))
             return result.scalars().all() if result.returns_rows else None
+
+
+def only_line(process: subprocess.Popen[str]) -> str:
+    """Return the one line that a command printed which must fail, besides what alembic logs of its work."""
+    output, log = process.communicate(timeout=60)
+    assert process.returncode != 0, output
+    lines = [line for line in log.splitlines() if not line.startswith(("INFO", "WARN"))]
+    assert len(lines) == 1, log
+    return lines[0]
 
 
 @pytest.fixture

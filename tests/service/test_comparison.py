@@ -1,0 +1,250 @@
+"""Autogenerate sees every change of the models, and nothing else. Run inside a baked service."""
+
+import re
+
+from tests.db.conftest import Project
+
+THING = """\
+class Thing(Base):
+    __tablename__ = "things"
+
+    id: Mapped[UUIDKey]
+"""
+
+
+def test_what_is_dropped_is_announced(project: Project) -> None:
+    project.models(THING + "    note: Mapped[str]\n\n\n" + THING.replace("Thing", "Other").replace("things", "others"))
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.models(THING)
+    log = project.alembic("revision", "--autogenerate", "-m", "change")
+    assert "the revision DROPS table others, with all data in it" in log
+    assert "the revision DROPS column things.note, with all data in it" in log
+    assert "DROPS table others, column things.note, WITH ALL DATA IN IT." in project.newest.read_text(encoding="utf-8")
+
+
+async def test_what_others_made_is_left_alone(project: Project) -> None:
+    project.models(THING)
+    project.autogenerate()
+    project.revision("""op.execute("CREATE TABLE parted (at date) PARTITION BY RANGE (at)")
+    op.execute("CREATE TABLE part PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')")
+    op.execute("CREATE TABLE spatial_ref_sys (id int)")
+    op.execute("CREATE EXTENSION pg_trgm")
+    op.execute("ALTER EXTENSION pg_trgm ADD TABLE spatial_ref_sys")""")
+    project.alembic("upgrade", "head")
+    for statement in (
+        "CREATE TABLE strange (id int)",
+        "CREATE INDEX ON strange (id)",
+        "CREATE TYPE mood AS ENUM ('bad')",
+        "CREATE SCHEMA elsewhere",
+        "CREATE TABLE elsewhere.things (other int)",
+        "CREATE TABLE elsewhere.parted (other int)",
+    ):
+        await project.sql(statement)
+    log = project.alembic("revision", "--autogenerate", "-m", "change")
+    assert "left alone: table strange" in log
+    change = project.newest.read_text(encoding="utf-8")
+    assert re.findall(r"op\.(.*)", change.split("def downgrade")[0]) == ['drop_table("parted")']
+
+
+SCHEMA = """\
+class Added(enum.Enum):
+    ONE = "one"
+
+
+class Moved(enum.Enum):
+    ONE = "one"
+    TWO = "two"
+
+
+class Renamed(enum.Enum):
+    ONE = "one"
+
+
+class Removed(enum.Enum):
+    ONE = "one"
+    TWO = "two"
+
+
+class Owner(Base):
+    __tablename__ = "owners"
+    __table_args__ = {"schema": "people"}
+
+    id: Mapped[int] = mapped_column(sa.Identity(start=5), primary_key=True)
+
+
+class Thing(Base):
+    __tablename__ = "things"
+    __table_args__ = (
+        sa.UniqueConstraint("name", "code"),
+        sa.CheckConstraint("code > 0", name="code_positive"),
+        {"comment": "what we have"},
+    )
+
+    id: Mapped[UUIDKey]
+    owner_id: Mapped[int] = mapped_column(sa.ForeignKey("people.owners.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(sa.String(20), server_default="it's", comment="as shown")
+    code: Mapped[int] = mapped_column(server_default="1")
+    ratio: Mapped[float] = mapped_column(server_default=sa.text("0.5"))
+    is_new: Mapped[bool] = mapped_column(server_default=sa.true())
+    added: Mapped[Added] = mapped_column(server_default="one")
+    moved: Mapped[Moved] = mapped_column(server_default="one")
+    renamed: Mapped[Renamed] = mapped_column(server_default="one")
+    removed: Mapped[list[Removed]] = mapped_column(postgresql.ARRAY(sa.Enum(Removed, name="removed")), server_default="{}")
+    labels: Mapped[dict[str, str]] = mapped_column(postgresql.JSONB, server_default='{"a":   1}')
+    raw: Mapped[dict[str, str]] = mapped_column(postgresql.JSON, server_default='{"b":   1}')
+    key: Mapped[str] = mapped_column(server_default=sa.text("gen_random_uuid()::text || 'x'"))
+    until: Mapped[str] = mapped_column(sa.DateTime(timezone=True), server_default=sa.text("now() + interval '1 day'"))
+    number: Mapped[int] = mapped_column(sa.Sequence("numbers", metadata=Base.metadata), index=True)
+    total: Mapped[int] = mapped_column(sa.Computed("code * 2"))
+"""
+CHANGES = [
+    ("sa.String(20)", "sa.String(30)", "type_=sa.String(length=30)"),
+    ("it's", "its", 'server_default="its"'),
+    ('server_default="1"', 'server_default="2"', 'server_default="2"'),
+    ("0.5", "0.25", 'server_default=sa.text("0.25")'),
+    ('"a":   1', '"a":   2', '"a":   2'),
+    ('"b":   1', '"b":   2', '"b":   2'),
+    ("|| 'x'", "|| 'y'", "|| 'y'"),
+    ("interval '1 day'", "interval '2 days'", "interval '2 days'"),
+    ("sa.true()", "sa.false()", 'server_default=sa.text("false")'),
+    ("as shown", "as printed", 'comment="as printed"'),
+    ("what we have", "what we had", "create_table_comment"),
+    ('"name", "code")', '"code", "name")', "uq_things_code_name"),
+    ("code_positive", "code_above_zero", "ck_things_code_above_zero"),
+    ('"CASCADE"', '"SET NULL"', 'ondelete="SET NULL"'),
+    ("metadata=Base.metadata), index=True", "metadata=Base.metadata)", 'drop_index(op.f("ix_things_number"'),
+    ("Mapped[bool]", "Mapped[bool | None]", "nullable=True"),
+    ("class Added(enum.Enum):", 'class Added(enum.Enum):\n    TWO = "two"', "ADD VALUE 'two' BEFORE 'one'"),
+    (
+        'Moved(enum.Enum):\n    ONE = "one"\n    TWO = "two"',
+        'Moved(enum.Enum):\n    TWO = "two"\n    ONE = "one"',
+        '"moved"',
+    ),
+    ('Renamed(enum.Enum):\n    ONE = "one"', 'Renamed(enum.Enum):\n    ONE = "uno"', '"renamed"'),
+    (
+        'renamed: Mapped[Renamed] = mapped_column(server_default="one")',
+        "renamed: Mapped[Renamed]",
+        "server_default=None",
+    ),
+    ('Removed(enum.Enum):\n    ONE = "one"\n    TWO = "two"', 'Removed(enum.Enum):\n    ONE = "one"', '"removed"'),
+]
+
+
+def test_every_kind_of_change_is_seen_and_can_be_undone_and_redone(project: Project) -> None:
+    project.models(SCHEMA)
+    project.revision('op.execute("CREATE SCHEMA people"); op.execute("CREATE SEQUENCE numbers")')
+    project.alembic("upgrade", "head")
+    project.autogenerate()
+    for command in ("upgrade head", "check", "downgrade -1", "upgrade head", "check"):
+        project.alembic(*command.split())
+
+    changed = SCHEMA
+    for old, new, _ in CHANGES:
+        assert old in changed
+        changed = changed.replace(old, new)
+    project.models(changed)
+    text = project.autogenerate()
+    upgrade = text.split("def upgrade")[1].split("def downgrade")[0]
+    assert [expected for _, _, expected in CHANGES if expected not in upgrade] == []
+    for command in ("upgrade head", "check", "downgrade -1", "upgrade head", "check"):
+        project.alembic(*command.split())
+
+
+def test_a_changed_identity_is_seen(project: Project) -> None:
+    model = THING.replace(
+        "id: Mapped[UUIDKey]", "id: Mapped[int] = mapped_column(sa.Identity(start=5), primary_key=True)"
+    )
+    project.models(model)
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.models(model.replace("start=5", "start=6"))
+    assert "sa.Identity(always=False, start=6)" in project.autogenerate()
+
+
+# Every type that https://docs.sqlalchemy.org/en/21/dialects/postgresql.html names, with the generic ones it points to.
+TYPES = [
+    "postgresql.ARRAY(sa.Integer)",
+    "postgresql.ARRAY(sa.String(5),dimensions=2)",
+    "postgresql.BIT(3)",
+    "postgresql.BIT(3,varying=True)",
+    "postgresql.BYTEA",
+    "postgresql.CIDR",
+    "postgresql.CITEXT",
+    "postgresql.DATERANGE",
+    "postgresql.DATEMULTIRANGE",
+    'postgresql.DOMAIN("positive",sa.Integer)',
+    "postgresql.DOUBLE_PRECISION",
+    'postgresql.ENUM("a","b",name="letters")',
+    "postgresql.HSTORE",
+    "postgresql.INET",
+    "postgresql.INT4RANGE",
+    "postgresql.INT4MULTIRANGE",
+    "postgresql.INT8RANGE",
+    "postgresql.INT8MULTIRANGE",
+    "postgresql.INTERVAL",
+    "postgresql.INTERVAL(precision=3)",
+    'postgresql.INTERVAL(fields="YEAR")',
+    "postgresql.JSON",
+    "postgresql.JSONB",
+    "postgresql.JSONPATH",
+    "postgresql.MACADDR",
+    "postgresql.MACADDR8",
+    "postgresql.MONEY",
+    "postgresql.NUMRANGE",
+    "postgresql.NUMMULTIRANGE",
+    "postgresql.OID",
+    "postgresql.REAL",
+    "postgresql.REGCLASS",
+    "postgresql.REGCONFIG",
+    "postgresql.TIME(precision=3)",
+    "postgresql.TIMESTAMP(precision=3,timezone=True)",
+    "postgresql.TSMULTIRANGE",
+    "postgresql.TSQUERY",
+    "postgresql.TSRANGE",
+    "postgresql.TSTZMULTIRANGE",
+    "postgresql.TSTZRANGE",
+    "postgresql.TSVECTOR",
+    "postgresql.UUID",
+    "postgresql.VARCHAR(5)",
+    "sa.BigInteger",
+    "sa.Boolean",
+    "sa.CHAR(5)",
+    "sa.Date",
+    "sa.DateTime",
+    "sa.Double",
+    "sa.Float",
+    "sa.Float(24)",
+    "sa.Interval",
+    "sa.LargeBinary",
+    "sa.Numeric",
+    "sa.Numeric(12,2)",
+    "sa.SmallInteger",
+    "sa.Text",
+    "sa.Time(timezone=True)",
+    "sa.Unicode(5)",
+    "sa.UnicodeText",
+    "sa.Uuid",
+    'sa.Enum("c","d",name="more")',
+]
+
+
+def test_every_type_agrees_with_itself(project: Project) -> None:
+    project.revision('op.execute("CREATE EXTENSION citext"); op.execute("CREATE EXTENSION hstore")')
+    project.alembic("upgrade", "head")
+    columns = [f"    column_{number}: Mapped[object] = mapped_column({name})\n" for number, name in enumerate(TYPES)]
+    project.models(THING + "".join(columns))
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    assert "arn" not in project.alembic("check")
+
+
+def test_a_type_of_one_s_own_is_rendered_without_the_application(project: Project) -> None:
+    project.models(
+        "class Upper(sa.types.TypeDecorator[str]):\n    impl = sa.String(7)\n    cache_ok = True\n\n\n"
+        + THING
+        + "    name: Mapped[str] = mapped_column(Upper)\n"
+    )
+    assert "sa.String(length=7)" in project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.alembic("check")
