@@ -254,3 +254,27 @@ def test_any_character_may_stand_in_a_password(service: Service) -> None:
     assert wrong.returncode != 0
     assert "password authentication failed" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_sqlmodel_is_at_home(service: Service) -> None:
+    """`uv add sqlmodel` and a model are all it takes."""
+    sqlmodel = ("--with", "sqlmodel")
+    service.write(
+        "app/heroes/models.py",
+        "from uuid import UUID, uuid4\n\nfrom sqlmodel import Field, SQLModel\n\n\n"
+        "class Hero(SQLModel, table=True):\n"
+        '    __tablename__ = "heroes"\n\n'
+        "    id: UUID = Field(default_factory=uuid4, primary_key=True)\n"
+        "    name: str = Field(max_length=50, unique=True)\n"
+        '    item_id: UUID = Field(foreign_key="items.id", index=True)\n',
+    )
+    service.run(*sqlmodel, "alembic", "upgrade", "head")
+    service.run(*sqlmodel, "alembic", "revision", "--autogenerate", "-m", "heroes")
+    service.run(*sqlmodel, "alembic", "upgrade", "head")
+    service.run(*sqlmodel, "alembic", "check")
+    constraints = "SELECT conname FROM pg_constraint WHERE conrelid = 'heroes'::regclass AND contype <> 'n' ORDER BY 1"
+    assert service.sql(constraints).split("\n") == ["fk_heroes_item_id_items", "pk_heroes", "uq_heroes_name"]
+    # The revision needs no SQLModel, so neither does a deployment's migration.
+    service.alembic("downgrade", "-1")
+    service.alembic("upgrade", "head")
+    service.run("python", "-m", "migration_lint")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -129,7 +130,8 @@ def one_line_each(sql: str) -> str:
 
 def squawk(sql: str, *options: str) -> list[Finding]:
     settings = [f"--config={os.devnull}", f"--pg-version={POSTGRESQL}", f"--exclude={','.join(EXCLUDED)}", *options]
-    command = [str(Path(sysconfig.get_path("scripts"), "squawk")), "--reporter=json", *settings]
+    program = shutil.which("squawk", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
+    command = [program or "squawk", "--reporter=json", *settings]
     process = subprocess.run(command, check=False, input=sql, capture_output=True, encoding="utf-8")
     if process.returncode > 1:
         raise LintError(process.stderr.strip())

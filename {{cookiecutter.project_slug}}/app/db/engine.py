@@ -42,7 +42,9 @@ def create_engine(settings: Settings, **options: Any) -> AsyncEngine:
             raise DatabaseUnavailable("cannot connect to the database: no answer in time") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
-            raise DatabaseUnavailable(f"cannot connect to the database: {' '.join(str(error).split())}{hint}") from error
+            raise DatabaseUnavailable(
+                f"cannot connect to the database: {' '.join(str(error).split())}{hint}"
+            ) from error
         except (ValueError, OverflowError) as error:  # the message may hold a piece of the password
             raise DatabaseUnavailable(
                 "cannot connect to the database: its URL is malformed (in a password, %-encode what is no letter or digit)"
