@@ -25,6 +25,7 @@ EXCLUDED = (
     *("ban-char-field", "prefer-bigint-over-int", "prefer-bigint-over-smallint", "prefer-identity"),  # style
     *("prefer-text-field", "prefer-timestamp-tz", "require-enum-value-ordering"),  # style
     "prefer-robust-stmts",  # a revision that fails is rolled back
+    "ban-drop-type",  # PostgreSQL refuses it while a column has the type
     *("require-lock-timeout", "require-statement-timeout"),  # env.py limits what a migration may wait
     "constraint-missing-not-valid",  # repeats other rules; "adding-check-constraint" and its neighbours do the rest
     *("ban-drop-constraint", "ban-drop-not-null"),  # instant, and the last step of most safe forms

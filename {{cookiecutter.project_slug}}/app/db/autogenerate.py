@@ -53,7 +53,8 @@ def import_models(autogen_context: AutogenContext, _: object) -> PriorityDispatc
     autogen_context.opts["import_models"]()
     if strays := sorted(set(_tables_outside_the_registry())):
         raise CommandError(f"move to a `models` module, on the metadata of app.db.base.Base: {', '.join(strays)}")
-    created_by_revisions.cache_clear()
+    for cached in (_tables_of_models, _enums_of_models, _created_by_revisions, _dependent_tables):
+        cached.cache_clear()
     return PriorityDispatchResult.CONTINUE
 
 
@@ -71,20 +72,35 @@ def _tables_outside_the_registry() -> Iterator[str]:
 
 
 @cache
-def created_by_revisions() -> set[str]:
-    files = [Path(script.path) for script in context.script.walk_revisions()]
-    return {
-        name for file in files for match in CREATED.findall(file.read_text(encoding="utf-8")) for name in match if name
-    }
+def _tables_of_models() -> set[tuple[str | None, str]]:
+    return {(table.schema, table.name) for table in Base.metadata.tables.values()}
+
+
+@cache
+def _enums_of_models() -> set[str | None]:
+    types: list[Any] = [column.type for table in Base.metadata.tables.values() for column in table.columns]
+    types += [inner for outer in types for inner in (getattr(outer, "item_type", None), getattr(outer, "impl", None))]
+    return {type_.name for type_ in types if isinstance(type_, Enum)}
+
+
+@cache
+def _created_by_revisions() -> set[str]:
+    texts = [Path(script.path).read_text(encoding="utf-8") for script in context.script.walk_revisions()]
+    return {name for text in texts for match in CREATED.findall(text) for name in match if name}
+
+
+@cache
+def _dependent_tables() -> set[str]:
+    return set(context.get_bind().scalars(DEPENDENT))
 
 
 def include_name(name: str | None, kind: str, parents: Any) -> bool:
     """Say whether a schema or table of the database is this service's."""
     if kind == "schema":
-        return name is None or name in {table.schema for table in Base.metadata.tables.values()}
-    if kind != "table" or (parents["schema_name"], name) in {(t.schema, t.name) for t in Base.metadata.tables.values()}:
+        return name is None or name in {schema for schema, _ in _tables_of_models()}
+    if kind != "table" or (parents["schema_name"], name) in _tables_of_models():
         return True
-    ours = name in created_by_revisions() and name not in set(context.get_bind().scalars(DEPENDENT))
+    ours = name in _created_by_revisions() - _dependent_tables()
     if not ours:
         logger.info(f"left alone: table {name}, which is in neither the models nor a revision")
     return ours
@@ -92,9 +108,7 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
 
 def include_enum(name: str) -> bool:
     """Say whether an enum type of the database is this service's."""
-    types: list[Any] = [column.type for table in Base.metadata.tables.values() for column in table.columns]
-    types += [inner for outer in types for inner in (getattr(outer, "item_type", None), getattr(outer, "impl", None))]
-    return name in {type_.name for type_ in types if isinstance(type_, Enum)} or name in created_by_revisions()
+    return name in _enums_of_models() or name in _created_by_revisions()
 
 
 def process_revision_directives(
