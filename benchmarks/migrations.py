@@ -1,8 +1,8 @@
 """Prints the figures of a baked service's migrations beside those of alembic's own async template.
 
-Run it by `uv run python benchmarks/migrations.py`; it takes some minutes. Times are in seconds and the best of several, which
-the projects take in turns, so that all meet the same noise. `alike` is alembic's template with the two options that have it
-do what the service does: transaction_per_migration=True and compare_server_default=True.
+Run it by `uv run python benchmarks/migrations.py`; it takes some minutes. Times are in seconds, and the best of several, which
+the projects take in turns so that all meet the same noise. `alike` is alembic's template with the two options that have it
+do what the service does: transaction_per_migration and compare_server_default.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 TEMPLATE = Path(__file__).resolve().parent.parent
 CROWD, ROUNDS = 8, 10
 HELD = 8  # seconds that a transaction keeps the table which a migration wants to alter
-SIZES = {10: 3, 100: 3, 1000: 2}  # tables or revisions: runs, of which the best counts
+SIZES = {1: 3, 10: 3, 100: 3, 1000: 2}  # tables or revisions: runs, of which the best counts
 
 REVISION = """\
 import sqlalchemy as sa
@@ -57,7 +57,7 @@ class Thing{number}(Base):
 """
 
 FIND = "import devdb, sys; print(sys.executable, devdb.program('psql'), devdb.start(), sep='\\n')"
-# What no alembic command on an async engine can do without.
+# What the service's alembic commands cannot do without: the imports, and a connection.
 FLOOR = """
 import asyncio, os
 import alembic.command, asyncpg, pydantic_settings, sqlalchemy.ext.asyncio
@@ -72,7 +72,7 @@ asyncio.run(main())
 def run(command: list[str], folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} in {folder} failed:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
     return done
 
 
@@ -88,12 +88,11 @@ def best(runs: int, *actions: Callable[[], float]) -> list[float]:
 
 
 class Bench:
-    """A baked service, its PostgreSQL, and projects to migrate, whose database is called `benchmark`."""
+    """A baked service, its PostgreSQL with a database for the projects to migrate, and those projects."""
 
     def __init__(self, service: Path) -> None:
         self.service = service
-        found = run(["uv", "run", "python", "-c", FIND], service).stdout
-        self.python, self.psql, self.server = found.splitlines()
+        self.python, self.psql, self.server = run(["uv", "run", "python", "-c", FIND], service).stdout.splitlines()
         self.url = self.server.replace("/postgres?", "/benchmark?")
         self.env = os.environ | {"DATABASE_URL": self.url, "ENV_FILE": ""}
 
@@ -101,33 +100,30 @@ class Bench:
         for query in ("DROP DATABASE IF EXISTS benchmark WITH (FORCE)", "CREATE DATABASE benchmark"):
             run([self.psql, self.server, "--quiet", "--command", query], self.service)
 
-    def alembic(self, project: Path, *arguments: str) -> None:
-        run([self.python, "-m", "alembic", *arguments], project, self.env)
+    def alembic(self, project: Path, *arguments: str) -> float:
+        """Run a command, and return the seconds that it took."""
+        return seconds(lambda: run([self.python, "-m", "alembic", *arguments], project, self.env))
 
-    def start(self, project: Path, **env: str) -> subprocess.Popen[bytes]:
+    def upgrade(self, project: Path) -> float:
+        self.fresh_database()
+        return self.alembic(project, "upgrade", "head")
+
+    def start_upgrade(self, project: Path, **env: str) -> subprocess.Popen[bytes]:
         command, null = [self.python, "-m", "alembic", "upgrade", "head"], subprocess.DEVNULL
         return subprocess.Popen(command, cwd=project, env=self.env | env, stdout=null, stderr=null)
 
-    def seconds(self, project: Path, *arguments: str) -> float:
-        return seconds(lambda: self.alembic(project, *arguments))
-
-    def seconds_of_upgrade(self, project: Path) -> float:
-        self.fresh_database()
-        return self.seconds(project, "upgrade", "head")
-
     @contextmanager
     def projects(self, upgrades: list[str], models: str = "") -> Iterator[list[Path]]:
-        """Yield the folders of three projects with the same revisions and models: ours, alembic's, and alembic's, alike."""
+        """Yield the folders of three projects with the same revisions and models: ours, alembic's, and alembic's alike."""
         with tempfile.TemporaryDirectory(dir=self.service.parent) as folder:
-            projects = [Path(folder) / name for name in ("ours", "alembics", "alike")]
+            projects = [Path(folder) / name for name in ("ours", "alembic", "alike")]
             self._ours(projects[0], models)
-            self._alembics(projects[1], "", models)
-            self._alembics(projects[2], "transaction_per_migration=True, compare_server_default=True", models)
+            self._alembic(projects[1], models)
+            self._alembic(projects[2], models, "transaction_per_migration=True, compare_server_default=True")
             for number, upgrade in enumerate(upgrades):
-                down = f"r{number - 1}" if number else None
+                text = REVISION.format(number=number, down=f"r{number - 1}" if number else None, upgrade=upgrade)
                 for project in projects:
-                    path = project / f"migrations/versions/r{number}.py"
-                    path.write_text(REVISION.format(number=number, down=down, upgrade=upgrade), encoding="utf-8")
+                    (project / f"migrations/versions/r{number}.py").write_text(text)
             yield projects
 
     def _ours(self, project: Path, models: str) -> None:
@@ -135,49 +131,47 @@ class Bench:
         for name in ("app", "migrations"):
             shutil.copytree(self.service / name, project / name, ignore=ignored)
         shutil.copy(self.service / "pyproject.toml", project)
-        for name in ("migrations/versions", "app/things"):
-            (project / name).mkdir()
-        (project / "app/things/models.py").write_text(MODELS.format(base="app.db.base") + models, encoding="utf-8")
+        (project / "migrations/versions").mkdir()
+        (project / "app/things").mkdir()
+        (project / "app/things/models.py").write_text(MODELS.format(base="app.db.base") + models)
 
-    def _alembics(self, project: Path, options: str, models: str) -> None:
+    def _alembic(self, project: Path, models: str, options: str = "") -> None:
         project.mkdir()
         run([self.python, "-m", "alembic", "init", "-t", "async", "migrations"], project)
         ini, env = project / "alembic.ini", project / "migrations/env.py"
         url = self.url.replace("postgresql:", "postgresql+asyncpg:").replace("sslmode=", "ssl=")
         ini.write_text(re.sub("(?m)^sqlalchemy.url = .*", f"sqlalchemy.url = {url}", ini.read_text()))
-        text = env.read_text().replace("target_metadata=target_metadata)", f"target_metadata=target_metadata, {options})")
+        text = env.read_text().replace("(connection=connection, ", f"(connection=connection, **dict({options}), ")
         if models:
             text = text.replace("target_metadata = None", "from models import Base\n\ntarget_metadata = Base.metadata")
             shutil.copy(self.service / "app/db/base.py", project)
-            (project / "models.py").write_text(MODELS.format(base="base") + models, encoding="utf-8")
+            (project / "models.py").write_text(MODELS.format(base="base") + models)
         env.write_text(text)
 
-    def failures(self, project: Path) -> tuple[int, float]:
-        """Return how many of a crowd of upgrades fail, and after how many seconds the last one ends."""
+    def crowd(self, project: Path) -> tuple[int, float]:
+        """Start several upgrades at once; return how many fail, and after how many seconds the last one ends."""
         self.fresh_database()
         start = time.perf_counter()
-        codes = [process.wait() for process in [self.start(project) for _ in range(CROWD)]]
+        codes = [process.wait() for process in [self.start_upgrade(project) for _ in range(CROWD)]]
         return sum(code != 0 for code in codes), time.perf_counter() - start
 
     def longest_wait(self, project: Path, **env: str) -> float:
         """Return the longest time of a SELECT while a migration alters a table that a transaction uses."""
         self.fresh_database()
         self.alembic(project, "upgrade", "r0")
-        query = f"BEGIN; SELECT FROM table_0; SELECT pg_sleep({HELD})"
-        with subprocess.Popen([self.psql, self.url, "-c", query], stdout=subprocess.DEVNULL):
+        transaction = f"BEGIN; SELECT FROM table_0; SELECT pg_sleep({HELD})"
+        with subprocess.Popen([self.psql, self.url, "--command", transaction], stdout=subprocess.DEVNULL):
             time.sleep(0.3)
-            with self.start(project, **env) as upgrade:
-                select = [self.psql, self.url, "-c", "SELECT FROM table_0"]
+            with self.start_upgrade(project, **env) as upgrade:
+                select = partial(run, [self.psql, self.url, "--command", "SELECT FROM table_0"], project)
                 longest = 0.0
                 while upgrade.poll() is None:
-                    longest = max(longest, seconds(lambda: run(select, project)))
-        if upgrade.returncode:
-            raise SystemExit(f"the migration of {project} failed")
-        return longest
+                    longest = max(longest, seconds(select))
+        return longest if upgrade.returncode == 0 else float("nan")
 
 
 def row(name: str, ours: float | str, *others: float | str) -> None:
-    """Print a line: ours, and each other figure with its ratio to ours."""
+    """Print a line: ours, and each other figure with the ratio of ours to it."""
     cells = [ours]
     for other in others:
         cells += [other, ours / other if isinstance(ours, float) and isinstance(other, float) else ""]
@@ -186,48 +180,40 @@ def row(name: str, ours: float | str, *others: float | str) -> None:
 
 def measure(bench: Bench) -> None:
     print("".join(f"{head:>8}" for head in ("ours", "alembic", "ratio", "alike", "ratio")))
-    with bench.projects([CREATE.format(number) for number in range(3)]) as (ours, alembics, _):
-        crowds = [[bench.failures(project) for project in (ours, alembics)] for _ in range(ROUNDS)]
-        failed = [str(sum(count for count, _ in results)) for results in zip(*crowds, strict=True)]
-        row(f"failed `upgrade head`, of {CROWD * ROUNDS}, {CROWD} at once", *failed)
-        row(f"s for {CROWD} at once", *(min(time for _, time in results) for results in zip(*crowds, strict=True)))
+    with bench.projects([CREATE.format(number) for number in range(3)]) as (ours, alembic, _):
+        crowds = list(zip(*([bench.crowd(project) for project in (ours, alembic)] for _ in range(ROUNDS)), strict=True))
+        failed = [str(sum(count for count, _ in rounds)) for rounds in crowds]
+        row(f"failures of {CROWD * ROUNDS} `upgrade head`, {CROWD} at once", *failed)
+        row(f"s for {CROWD} `upgrade head` at once", *(min(time for _, time in rounds) for rounds in crowds))
 
-        floor, *current = best(
-            10,
-            lambda: seconds(lambda: run([bench.python, "-c", FLOOR], ours, bench.env)),
-            partial(bench.seconds, ours, "current"),
-            partial(bench.seconds, alembics, "current"),
-        )
-        row("s for `current`", *current)
-        row(f"times the floor, {floor:.2f} s: imports and a connection", *(f"{time / floor:.2f}" for time in current))
+        bench.fresh_database()
+        floor = partial(run, [bench.python, "-c", FLOOR], ours, bench.env)
+        current = [partial(bench.alembic, project, "current") for project in (ours, alembic)]
+        least, *times = best(10, partial(seconds, floor), *current)
+        row("s for `current`", *times)
+        row(f"times the floor of {least:.2f} s, of imports and a connection", *(f"{time / least:.2f}" for time in times))
         imports = run([bench.python, "-X", "importtime", "-m", "alembic", "current"], bench.service, bench.env).stderr
-        row("whether `current` imports FastAPI", "yes" if re.search(r"\bfastapi\b", imports) else "no")
+        row("`current` of the service imports FastAPI", "yes" if re.search(r"\bfastapi\b", imports) else "no")
 
-    with bench.projects([CREATE.format(0), ALTER]) as (ours, alembics, _):
-        default, short, theirs = best(
-            2,
-            partial(bench.longest_wait, ours),
-            partial(bench.longest_wait, ours, MIGRATION_LOCK_TIMEOUT="0.5"),
-            partial(bench.longest_wait, alembics),
-        )
-        row(f"s that a SELECT waits while ALTER TABLE waits {HELD} s", default, theirs)
-        row("... with MIGRATION_LOCK_TIMEOUT=0.5", short, theirs)
+    with bench.projects([CREATE.format(0), ALTER]) as (ours, alembic, _):
+        short = partial(bench.longest_wait, ours, MIGRATION_LOCK_TIMEOUT="0.5")
+        limited, default, theirs = best(2, short, *(partial(bench.longest_wait, p) for p in (ours, alembic)))
+        row(f"s that a SELECT waits at most while ALTER TABLE waits {HELD} s for its lock", default, theirs)
+        row("the same with MIGRATION_LOCK_TIMEOUT=0.5", limited, theirs)
 
     for size, runs in SIZES.items():
         models = "".join(MODEL.format(number=number, previous=max(number - 1, 0)) for number in range(size))
         with bench.projects([], models) as projects:
-            ours, *others = projects
             bench.fresh_database()
-            bench.alembic(ours, "revision", "--autogenerate", "-m", "all")
-            bench.alembic(ours, "upgrade", "head")
-            for other in others:
-                shutil.copytree(ours / "migrations/versions", other / "migrations/versions", dirs_exist_ok=True)
-            times = best(runs, *(partial(bench.seconds, project, "check") for project in projects))
-            row(f"s for `check`, {size} tables", *times)
+            bench.alembic(projects[0], "revision", "--autogenerate", "-m", "all")
+            bench.alembic(projects[0], "upgrade", "head")
+            for other in projects[1:]:
+                shutil.copytree(projects[0] / "migrations/versions", other / "migrations/versions", dirs_exist_ok=True)
+            row(f"s for `check`, {size} tables", *best(runs, *(partial(bench.alembic, p, "check") for p in projects)))
 
-    for size, runs in {1: 3, **SIZES}.items():
+    for size, runs in SIZES.items():
         with bench.projects([CREATE.format(number) for number in range(size)]) as projects:
-            times = best(runs, *(partial(bench.seconds_of_upgrade, project) for project in projects))
+            times = best(runs, *(partial(bench.upgrade, project) for project in projects))
             row(f"s for `upgrade head`, {size} revisions", *times)
 
     for name in ("migrations/env.py", "app/db/migrations.py", "app/db/autogenerate.py", "app/db/url.py"):

@@ -198,12 +198,15 @@ def _refuse_transaction_pooler(connection: Connection) -> None:
 
 def _lock(connection: Connection, try_lock: str, wait: float) -> None:
     deadline = time.monotonic() + wait
+    waiting = False
     # Polled: a blocked pg_advisory_lock() would hold a snapshot.
     while not _ask(connection, f"SELECT {try_lock}({LOCK})"):
-        holder = _ask(connection, HOLDER)
         if time.monotonic() >= deadline:
+            holder = _ask(connection, HOLDER)
             raise CommandError(f"another migration still runs after {wait:g} s (MIGRATION_LOCK_WAIT): {holder}")
-        logger.info(f"waiting for another migration: {holder}")
+        if not waiting:
+            logger.info(f"waiting for another migration: {_ask(connection, HOLDER)}")
+            waiting = True
         _ask(connection, "SELECT pg_sleep(0.2)")
 
 
