@@ -1,20 +1,24 @@
 """The application: settings in, ASGI app out."""
 
+import asyncio
 import logging
 import sys
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from fastapi_offline import FastAPIOffline
 
-from app.db.engine import create_engine
-from app.http import errors, health
+from app.db.engine import create_pool
+from app.db.session import ReadOnlySession, create_sessionmaker
+from app.http import errors, health, middleware
+from app.logs import configure_logging
 from app.registry import import_all_routers
-from app.settings import ROOT, ConfigurationError, Settings, load_settings
+from app.settings import ConfigurationError, Environment, Settings, load_settings, project
 
-logger = logging.getLogger("uvicorn.error")
+CLOSING = 5  # seconds, for the connections of the database
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -23,15 +27,23 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: the settings name no database.
     """
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    app = FastAPI(
-        title=pyproject["tool"]["app"]["title"],
-        description=pyproject["project"]["description"],
-        version=pyproject["project"]["version"],
+    docs = settings.environment is not Environment.PRODUCTION if settings.docs is None else settings.docs
+    options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
+    app: FastAPI = (FastAPIOffline if docs else FastAPI)(
+        title=project()["title"],
+        description=project()["description"],
+        version=project()["version"],
+        debug=settings.debug,
         lifespan=lifespan,
+        max_body_size=settings.max_body_size,
+        responses=errors.DOCUMENTATION,
+        **options,
     )
-    app.state.engine = create_engine(settings)
-    app.state.sessionmaker = async_sessionmaker(app.state.engine, expire_on_commit=False)
+    app.state.engine = create_pool(settings)
+    app.state.read_engine = create_pool(settings, read_only=True)
+    app.state.sessionmaker = create_sessionmaker(app.state.engine)
+    app.state.read_sessionmaker = create_sessionmaker(app.state.read_engine, ReadOnlySession)
+    middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)
     for router in import_all_routers():
@@ -44,7 +56,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if reason := await health.why_not_ready(app.state.engine):
         logger.warning(f"not ready yet: {reason}")
     yield
-    await app.state.engine.dispose()
+    for engine in (app.state.engine, app.state.read_engine):
+        try:
+            await asyncio.wait_for(engine.dispose(), CLOSING)
+        except TimeoutError:
+            logger.warning("the database does not let go of its connections")
 
 
 def __dir__() -> list[str]:
@@ -56,7 +72,9 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        globals()["app"] = app = create_app(load_settings(Settings))
+        settings = load_settings(Settings)
+        configure_logging(settings)
+        globals()["app"] = app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
     except AttributeError as error:  # or servers would say that this module has no app

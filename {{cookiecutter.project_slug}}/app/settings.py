@@ -1,15 +1,21 @@
-"""What the environment says."""
+"""What the environment says. `python -m app.settings` shows it, and what is wrong with it."""
 
+import json
 import os
+import sys
+import tomllib
+from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.db.url import connect_arguments
+from app.db.url import connect_arguments, is_encrypted
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,13 +40,30 @@ DATABASE_URLS = {
 }
 
 
+@cache
+def project() -> dict[str, Any]:
+    """Return the table `project` of `pyproject.toml`, with the title from the table `tool.app`."""
+    pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return {**pyproject["project"], **pyproject["tool"]["app"]}
+
+
 def _known_to_asyncpg(url: SecretStr) -> SecretStr:
     connect_arguments(url.get_secret_value())
     return url
 
 
+def _split(value: Any) -> Any:
+    """Take a list as JSON, or separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
 DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
 Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
+Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -52,28 +75,63 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,  # it may be a password
+        use_attribute_docstrings=True,
     )
 
     environment: Environment = Environment.LOCAL
+    """local, development, staging, production or test"""
+    debug: bool = False
+    """Show tracebacks to clients?"""
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+        BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
+    ] = "INFO"
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
+
+    allowed_hosts: Texts = ["*"]
+    """The host names that clients may ask for, `*.example.com` included"""
+    cors_origins: Texts = []
+    """The origins of web pages that may call the API, such as https://example.com"""
+    docs: bool | None = None
+    """Serve /docs, /redoc and /openapi.json? Unset: everywhere but in production"""
+    max_body_size: Annotated[int, Field(ge=0)] = 1_000_000
+    """Bytes that the body of a request may have"""
+
     database_url: DatabaseURL | None = None
+    """postgresql://user:password@host:5432/name; unset, the environment's own counts, and locally a private server"""
     database_url_local: DatabaseURL | None = None
+    """The database where ENVIRONMENT=local"""
     database_url_dev: DatabaseURL | None = None
+    """The database where ENVIRONMENT=development"""
     database_url_staging: DatabaseURL | None = None
+    """The database where ENVIRONMENT=staging"""
     database_url_prod: DatabaseURL | None = None
+    """The database where ENVIRONMENT=production"""
+    database_replica_url: DatabaseURL | None = None
+    """A replica for reading; unset, reads go to the database itself"""
     database_pooler: Literal["transaction"] | None = None
+    """`transaction` if the URL leads to a pooler in transaction mode (PgBouncer, Supavisor)"""
+    database_application_name: str = Field(default_factory=lambda: str(project()["name"]))
+    """What PostgreSQL calls this service in pg_stat_activity; unset, the project's name"""
+    database_statement_timeout: Seconds = 30
+    """Seconds that a statement may take; 0: for ever"""
+    database_pool_size: Annotated[int, Field(ge=1)] = 5
+    """Connections that each worker keeps open, for writing and for reading"""
+    database_pool_max_overflow: Annotated[int, Field(ge=0)] = 10
+    """... and how many more it opens under load"""
+    database_pool_timeout: Seconds = 5
+    """Seconds that a request waits for a connection before it gets 503"""
+    database_pool_recycle: Seconds = 1800
+    """Seconds after which a connection is replaced"""
 
     def __init__(self, **values: Any) -> None:
-        # An empty ENV_FILE is no file: so the tests, and the commands they start, never read a developer's .env.
-        name = os.environ.get("ENV_FILE", ".env")
-        if name not in ("", ".env") and not (ROOT / name).is_file():
-            raise ConfigurationError(f"ENV_FILE: there is no file {ROOT / name}")
         try:
-            values.setdefault("_env_file", ROOT / name)
+            values.setdefault("_env_file", _env_file())
             super().__init__(**values)
         except UnicodeDecodeError:
-            raise ConfigurationError(f"{ROOT / name} must be UTF-8 text") from None
+            raise ConfigurationError(f"{_env_file()} must be UTF-8 text") from None
         except OSError as error:
-            raise ConfigurationError(f"{ROOT / name}: {error.strerror}") from None
+            raise ConfigurationError(f"{_env_file()}: {error.strerror}") from None
 
     @property
     def database(self) -> SecretStr | None:
@@ -96,19 +154,49 @@ class Settings(BaseSettings):
         """Return the names of the variables that may hold the URL, the first to count first."""
         return ["database_url", *DATABASE_URLS.get(self.environment, [])]
 
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with values that are well formed, a sentence each."""
+        try:
+            _ = self.database
+        except ConfigurationError as error:
+            yield str(error)
+        if (
+            self.database_pooler
+            and self.database_statement_timeout
+            and "database_statement_timeout" in self.model_fields_set
+        ):
+            yield "DATABASE_STATEMENT_TIMEOUT cannot pass a transaction pooler: set statement_timeout for the role instead"
+        if self.environment is Environment.PRODUCTION:
+            for name in ("allowed_hosts", "cors_origins"):
+                if "*" in getattr(self, name):
+                    yield f"{name.upper()} must not be * in production"
+            if self.debug:
+                yield "DEBUG must be off in production"
+            for name in (*self._database_variables(), "database_replica_url"):
+                if (url := getattr(self, name)) and not is_encrypted(url.get_secret_value()):
+                    yield f"{name.upper()} must have sslmode=require or stricter in production, or lead to this machine"
+
 
 class MigrationSettings(Settings):
-    """What the migrations need besides; times are in seconds."""
+    """What the migrations need besides."""
 
     migration_database_url: DatabaseURL | None = None
-    database_pooler: Literal["transaction"] | None = "transaction"  # to look whether there is one, behave as if
+    """Alembic's own database URL: direct, and of a role that may change the schema; unset, the one above"""
     migration_wait: Seconds = 0
+    """Seconds that alembic waits for a server that is still starting"""
     migration_lock_wait: Seconds = 60
+    """Seconds that it waits for another migration to end, and for locks that others hold, before it gives up"""
     migration_lock_timeout: Seconds = 3
+    """Seconds that it waits for one lock at a time, while others queue behind it; 0: for ever"""
     migration_statement_timeout: Seconds = 0
+    """Seconds that a statement of a migration may take; 0: for ever"""
 
     def _database_variables(self) -> list[str]:
         return ["migration_database_url", *super()._database_variables()]
+
+    def problems(self) -> Iterator[str]:
+        """Yield nothing: whoever connects will see whether there is a database, and the service judges the rest."""
+        yield from ()
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -118,13 +206,74 @@ def load_settings(of: type[SettingsT]) -> SettingsT:
     """Return the settings of this process, of the class `of`.
 
     Raises:
-        ConfigurationError: naming every variable that is missing or malformed, never its value.
+        ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
     """
+    settings, malformed = _parse(of)
+    problems = [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+def _parse(of: type[SettingsT]) -> tuple[SettingsT, dict[str, str]]:
+    """Return the settings, with defaults in the place of malformed variables, and what is wrong with those."""
     try:
-        return of()
+        return of(), {}
     except ValidationError as error:
-        problems = [
-            ": ".join([*(str(name).upper() for name in problem["loc"]), problem["msg"].removeprefix("Value error, ")])
-            for problem in error.errors()
-        ]
-        raise ConfigurationError("\n".join(problems)) from None
+        malformed = {str(p["loc"][0]): p["msg"].removeprefix("Value error, ") for p in error.errors()}
+    fields = ((name, of.model_fields[name]) for name in malformed)
+    return of(
+        **{name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields}
+    ), malformed
+
+
+def _env_file() -> Path | None:
+    """Return the file to read; an empty ENV_FILE is none: so the tests never read a developer's .env."""
+    name = os.environ.get("ENV_FILE", ".env")
+    if name and name != ".env" and not (ROOT / name).is_file():
+        raise ConfigurationError(f"ENV_FILE: there is no file {ROOT / name}")
+    return ROOT / name if name else None
+
+
+def env_example() -> str:
+    """Return the text of `.env.example`: every setting, with what it means and its default."""
+    text = "# Copy to .env; the process environment wins over it. Each line shows the default. `${NAME}` stands for another variable.\n"
+    for name, field in MigrationSettings.model_fields.items():
+        default = None if field.default_factory else field.default
+        value = (
+            ",".join(default)
+            if isinstance(default, list)
+            else str(default).lower()
+            if isinstance(default, bool)
+            else default
+        )
+        text += f"\n# {field.description}\n" + (
+            f"# {name.upper()}=\n" if value in (None, "") else f"{name.upper()}={value}\n"
+        )
+    return text
+
+
+def main() -> None:
+    """Print every setting, where it comes from and its value, secrets masked, and exit with what is wrong."""
+    if "--env-example" in sys.argv:
+        print(env_example(), end="")
+        return
+    file = _env_file()
+    names = {name.upper() for name, value in os.environ.items() if value}
+    in_file = {
+        name.upper() for name, value in (dotenv_values(file, encoding="utf-8-sig") if file else {}).items() if value
+    }
+    settings, malformed = _parse(MigrationSettings)
+    for name in MigrationSettings.model_fields:
+        source = "environment" if name.upper() in names else str(file) if name.upper() in in_file else "default"
+        value = "malformed" if name in malformed else getattr(settings, name)
+        print(f"{name.upper():30} {value!s:30} {source}")
+    load_settings(Settings)
+    load_settings(MigrationSettings)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigurationError as error:
+        sys.exit(str(error))

@@ -2,42 +2,59 @@
 
 import asyncio
 import ssl
+import time
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.db.url import connect_arguments
-from app.settings import Settings
+from app.settings import MigrationSettings, Settings
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
+FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 
 
 class DatabaseUnavailable(Exception):
     """There is no connection to be had; the message says why in one line."""
 
 
-def create_engine(settings: Settings, **options: Any) -> AsyncEngine:
-    """Return an engine for the database that `settings` name; nothing connects yet.
+def create_engine(
+    settings: Settings,
+    url: SecretStr | None = None,
+    server_settings: dict[str, str] | None = None,
+    command_timeout: float | None = None,
+    **options: Any,
+) -> AsyncEngine:
+    """Return an engine for `url`, or else for the database that `settings` name; nothing connects yet.
 
-    `options` go to `sqlalchemy.ext.asyncio.create_async_engine`. Connecting raises DatabaseUnavailable.
+    `server_settings` are PostgreSQL's, for each session, and `command_timeout` is in seconds; `options` go to
+    `sqlalchemy.ext.asyncio.create_async_engine`. Connecting raises DatabaseUnavailable.
 
     Raises:
         ConfigurationError: the settings name no database.
     """
-    url = settings.database
+    url = url or settings.database
     arguments = connect_arguments(url.get_secret_value()) if url else {}
-    unprepared: dict[str, Any] = {}
+    named = dict(parse_qsl(urlsplit(arguments.get("dsn", "")).query))  # what the URL says of the session wins
+    extra: dict[str, Any] = {
+        "command_timeout": command_timeout,
+        "server_settings": {k: v for k, v in (server_settings or {}).items() if k not in named},
+    }
     adapter: dict[str, Any] = {}
-    if settings.database_pooler:
+    if settings.database_pooler or isinstance(settings, MigrationSettings):  # which look whether there is a pooler
         # Unnamed statements neither collide nor stay behind on a server connection that belongs to many clients.
-        unprepared = {"statement_cache_size": 0}
+        extra["statement_cache_size"] = 0
         adapter = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 
     async def connect() -> Any:
         # asyncpg, not SQLAlchemy, parses the URL: it knows sslmode, several hosts, sockets and any password.
         try:
-            return await asyncpg.connect(**(arguments or await asyncio.to_thread(_devdb_arguments)), **unprepared)
+            return await asyncpg.connect(**(arguments or await asyncio.to_thread(_devdb_arguments)), **extra)
         except TimeoutError as error:
             raise DatabaseUnavailable("cannot connect to the database: no answer in time") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -53,6 +70,52 @@ def create_engine(settings: Settings, **options: Any) -> AsyncEngine:
     return create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, **options
     )
+
+
+def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
+    """Return the engine that serves requests: from a pool, whose connections are tried only if they have idled.
+
+    One for reading goes to the replica, if there is one, and each statement is a transaction of its own.
+
+    Raises:
+        ConfigurationError: the settings name no database.
+    """
+    server_settings = {"application_name": settings.database_application_name}
+    if not settings.database_pooler:
+        server_settings["statement_timeout"] = str(round(settings.database_statement_timeout * 1000))
+    options: dict[str, Any] = {}
+    if (
+        read_only and settings.database_pooler
+    ):  # which forgets a setting of the session, and has no session to autocommit in
+        options["execution_options"] = {"postgresql_readonly": True}
+    elif read_only:
+        options["isolation_level"] = "AUTOCOMMIT"
+        server_settings["default_transaction_read_only"] = "on"
+    engine = create_engine(
+        settings,
+        settings.database_replica_url if read_only else None,
+        server_settings,
+        settings.database_statement_timeout or None,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_pool_max_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        pool_recycle=settings.database_pool_recycle,
+        pool_use_lifo=True,  # so that what a peak has opened may idle
+        **options,
+    )
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def note_the_time(connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
+        idle = time.monotonic() - record.info.get("idle_since", time.monotonic())
+        dialect = engine.sync_engine.dialect
+        if connection.driver_connection.is_closed() or (idle > FRESH and not dialect._do_ping_w_event(connection)):
+            raise InvalidatePoolError
+
+    return engine
 
 
 def _devdb_arguments() -> dict[str, Any]:

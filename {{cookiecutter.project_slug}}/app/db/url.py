@@ -78,3 +78,16 @@ def _verifying(query: dict[str, str]) -> ssl.SSLContext:
     if "sslcert" in query:
         context.load_cert_chain(query.pop("sslcert"), query.pop("sslkey", None))
     return context
+
+
+def is_encrypted(url: str) -> bool:
+    """Say whether a connection by `url` is sure to be encrypted, or leads to this machine only."""
+    arguments = connect_arguments(url)
+    parts = urlsplit(arguments["dsn"])
+    hosts = arguments.get("host") or parts.netloc.rpartition("@")[2].split(",")
+    mode = dict(parse_qsl(parts.query)).get("sslmode")
+    return (
+        "ssl" in arguments
+        or mode in ("require", "verify-ca", "verify-full")
+        or all(re.match(r"(/|$|:\d|localhost\b|127\.|\[?::1\b)", host) for host in hosts)
+    )

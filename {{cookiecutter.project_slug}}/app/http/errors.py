@@ -1,39 +1,99 @@
-"""What the database refuses -> what HTTP calls it."""
+"""What went wrong -> RFC 9457 problems."""
 
 import logging
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
 
 from app.db.base import Base
 from app.db.engine import DatabaseUnavailable
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger(__name__)
 
 CONFLICTS = {
     asyncpg.UniqueViolationError: "already exists",
     asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
 }
+# The same request may well succeed a moment later.
+PASSING = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InterfaceError,
+)
+
+
+class Problem(BaseModel):
+    """An error, as https://www.rfc-editor.org/rfc/rfc9457 has it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str | None = None
+    request_id: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+DOCUMENTATION: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "What went wrong",
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
+}
+
+
+def problem(
+    request: Request, status: int, detail: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
+) -> Response:
+    title = HTTPStatus(status).phrase
+    body = Problem(
+        title=title,
+        status=status,
+        detail=None if detail == title else detail,
+        request_id=getattr(request.state, "request_id", None),
+        **more,
+    )
+    return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
+
+
+async def http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code in (204, 304):
+        return Response(status_code=error.status_code, headers=error.headers)
+    detail = error.detail if isinstance(error.detail, str) else None
+    more = {} if detail else {"errors": [{"msg": error.detail}]}
+    return problem(request, error.status_code, detail, error.headers, **more)
 
 
 async def invalid_request(request: Request, error: Exception) -> Response:
     """Say what is wrong, and where, but do not echo the input: JSON cannot hold all that a client may send."""
-    problems = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": [{key: p[key] for key in ("loc", "msg", "type")} for p in problems]}, 422)
+    assert isinstance(error, RequestValidationError)
+    errors = [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]
+    return problem(request, 422, "the request is not valid", errors=errors)
 
 
-async def integrity_error(request: Request, error: Exception) -> Response:
-    """Answer 409 to a unique or foreign-key violation, naming its columns; any other violation is a bug, and a 500."""
+async def database_error(request: Request, error: Exception) -> Response:
+    """Answer 409 to a unique or foreign-key violation, naming its columns; 503 to what may pass; 500 to a bug."""
     violation: Any = getattr(error, "driver_exception", None)
-    problem = CONFLICTS.get(type(violation))
-    if problem is None:
-        raise error
-    columns = constraint_columns(violation.table_name, violation.constraint_name)
-    return JSONResponse({"detail": f"{', '.join(columns) or 'this'} {problem}"}, status_code=409)
+    if conflict := CONFLICTS.get(type(violation)):
+        columns = constraint_columns(violation.table_name, violation.constraint_name)
+        return problem(request, 409, f"{', '.join(columns) or 'this'} {conflict}")
+    if isinstance(violation, PASSING) or getattr(error, "connection_invalidated", False):
+        return await database_unavailable(request, error)
+    raise error
 
 
 def constraint_columns(table_name: str, name: str) -> list[str]:
@@ -44,11 +104,20 @@ def constraint_columns(table_name: str, name: str) -> list[str]:
 
 
 async def database_unavailable(request: Request, error: Exception) -> Response:
-    logger.error(error)
-    return JSONResponse({"detail": "the database is not available"}, status_code=503, headers={"Retry-After": "1"})
+    logger.error("the database is not available: %s", " ".join(str(error).split()) or type(error).__name__)
+    return problem(request, 503, "the database is not available", {"Retry-After": "1"})
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """Say nothing of what happened; the server logs it."""
+    return problem(request, 500)
 
 
 def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, invalid_request)
-    app.add_exception_handler(DatabaseUnavailable, database_unavailable)
-    app.add_exception_handler(IntegrityError, integrity_error)
+    app.add_exception_handler(IntegrityError, database_error)
+    app.add_exception_handler(DBAPIError, database_error)
+    for unavailable in (DatabaseUnavailable, PoolTimeoutError, TimeoutError):
+        app.add_exception_handler(unavailable, database_unavailable)
+    app.add_exception_handler(Exception, unexpected)

@@ -17,7 +17,7 @@ from app.settings import ROOT
 
 TIME_LIMIT = 2.0  # seconds; orchestrators give up on a probe after a few
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
 
 

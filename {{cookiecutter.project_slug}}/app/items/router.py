@@ -1,13 +1,15 @@
 """Items over HTTP."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from app.db.session import SessionDep
+from app.db.session import ReadSessionDep, SessionDep
 from app.http.pagination import Cursor, Limit, Page
 from app.items import service
-from app.items.schemas import ItemCreate, ItemRead, ItemUpdate
+from app.items.models import ItemStatus
+from app.items.schemas import ItemCreate, ItemRead, ItemUpdate, Text
 
 router = APIRouter(prefix="/items", tags=["items"])
 
@@ -24,13 +26,19 @@ async def create_item(data: ItemCreate, session: SessionDep, request: Request, r
 
 
 @router.get("")
-async def list_items(session: SessionDep, limit: Limit = 20, cursor: Cursor = None) -> Page[ItemRead]:
-    items = await service.list_items(session, before=cursor, limit=limit + 1)
+async def list_items(
+    session: ReadSessionDep,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    status: ItemStatus | None = None,
+    name_prefix: Annotated[Text, Query(max_length=200)] = "",
+) -> Page[ItemRead]:
+    items = await service.list_items(session, before=cursor, limit=limit + 1, status=status, name_prefix=name_prefix)
     return Page[ItemRead].of(items, limit)
 
 
 @router.get("/{item_id}")
-async def read_item(item_id: UUID, session: SessionDep) -> ItemRead:
+async def read_item(item_id: UUID, session: ReadSessionDep) -> ItemRead:
     item = await service.get_item(session, item_id)
     if item is None:
         raise not_found()

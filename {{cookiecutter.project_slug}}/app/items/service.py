@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.items.models import Item
+from app.items.models import Item, ItemStatus
 from app.items.schemas import ItemCreate, ItemUpdate
 
 
@@ -21,11 +21,17 @@ async def get_item(session: AsyncSession, item_id: UUID) -> Item | None:
     return await session.get(Item, item_id)
 
 
-async def list_items(session: AsyncSession, *, before: UUID | None, limit: int) -> Sequence[Item]:
-    """Return at most `limit` items, newest first: those before the id `before`, if it is given."""
+async def list_items(
+    session: AsyncSession, *, before: UUID | None, limit: int, status: ItemStatus | None = None, name_prefix: str = ""
+) -> Sequence[Item]:
+    """Return at most `limit` items, newest first: those before the id `before`, of the status and with the prefix."""
     query = select(Item).order_by(Item.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Item.id < before)
+    if status is not None:
+        query = query.where(Item.status == status)
+    if name_prefix:
+        query = query.where(Item.name.startswith(name_prefix, autoescape=True))
     return (await session.scalars(query)).all()
 
 
