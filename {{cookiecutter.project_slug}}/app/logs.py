@@ -25,7 +25,7 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, drop_color_message, *renderers],
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
@@ -34,3 +34,9 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     logging.getLogger("uvicorn.access").disabled = True  # app.http.middleware writes a line for each request
+
+
+def drop_color_message(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Drop what uvicorn repeats for its own formatter."""
+    event.pop("color_message", None)
+    return event

@@ -3,15 +3,15 @@
 import logging
 import re
 import time
-from typing import Any
 from uuid import uuid4
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.errors import problem
 from app.settings import Environment, Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -30,16 +30,18 @@ logger = logging.getLogger("app.access")
 class RequestMiddleware:
     """Gives each request an id, and its response the id and the security headers; logs one line when it is done."""
 
-    def __init__(self, app: ASGIApp, production: bool) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.headers = [*HEADERS, HTTPS_ONLY] if production else HEADERS
+        self.max_body_size = settings.max_body_size
+        self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment is Environment.PRODUCTION else HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500
@@ -56,21 +58,31 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, receive, send_with_headers)
+                if int(headers.get(b"content-length", 0)) > self.max_body_size:  # or FastAPI would answer in plain text
+                    await problem(Request(scope), 413)(scope, receive, send_with_headers)
+                else:
+                    await self.app(scope, receive, send_with_headers)
             finally:
                 if logger.isEnabledFor(logging.INFO):
-                    logger.info("request", extra=line(scope, status, start))
+                    duration = round((time.perf_counter() - start) * 1000, 2)
+                    extra = {
+                        "method": scope["method"],
+                        "route": route(scope),
+                        "status": status,
+                        "duration_ms": duration,
+                    }
+                    logger.info("request", extra=extra)
 
 
-def line(scope: Scope, status: int, start: float) -> dict[str, Any]:
-    """Return what is said of a request: the route it took rather than its path, which may hold what is private."""
-    route = scope.get("route")
-    return {
-        "method": scope["method"],
-        "route": getattr(route, "path_format", None) or getattr(route, "path", None),
-        "status": status,
-        "duration_ms": round((time.perf_counter() - start) * 1000, 2),
-    }
+def route(scope: Scope) -> str | None:
+    """Return the path with the names of its parameters in the place of their values, which may be private."""
+    if "route" not in scope:
+        return None
+    path: str = scope["path"]
+    for name, value in reversed(scope.get("path_params", {}).items()):
+        before, found, after = path.rpartition(f"/{value}")
+        path = f"{before}/{{{name}}}{after}" if found else path
+    return path
 
 
 class HostMiddleware(TrustedHostMiddleware):
@@ -95,4 +107,6 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     if "*" not in settings.allowed_hosts:
         app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
-    app.add_middleware(RequestMiddleware, production=settings.environment is Environment.PRODUCTION)
+    # Outside of Starlette's own, so that an unexpected error has an id and its line, too.
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: RequestMiddleware(build(), settings)  # type: ignore[method-assign]
