@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: the settings name no database.
     """
-    docs = settings.environment is not Environment.PRODUCTION if settings.docs is None else settings.docs
+    docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
     options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     app: FastAPI = (FastAPIOffline if docs else FastAPI)(
         title=project()["title"],

@@ -1,11 +1,14 @@
 """The settings come from where they should, and what is wrong with them is said in one line each."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
+from app.settings import ROOT, ConfigurationError, Environment, MigrationSettings, Settings, env_example, load_settings
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +87,77 @@ def test_the_tests_take_no_other_environment_s_database(monkeypatch: pytest.Monk
 def database(of: type[Settings]) -> str | None:
     url = load_settings(of).database
     return url.get_secret_value() if url else None
+
+
+@pytest.mark.parametrize("value", ["a.com,b.com", " a.com , b.com ,", '["a.com", "b.com"]'])
+def test_a_list_is_json_or_separated_by_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", value)
+    assert Settings().allowed_hosts == ["a.com", "b.com"]
+
+
+def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ENVIRONMENT": "production",
+        "DEBUG": "yes",
+        "CORS_ORIGINS": "*",
+        "MAX_BODY_SIZE": "big",
+        "ALLOWED_HOSTS": "[1",
+        "DATABASE_URL": "postgresql://user:hunter2@database.example.com/shop",
+        "DATABASE_REPLICA_URL": "postgresql://user:hunter2@replica.example.com/shop?sslmode=prefer",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(Settings)
+    problems = str(error.value).split("\n")
+    named = [problem.replace(":", " ").split()[0] for problem in problems]
+    assert sorted(named) == sorted(
+        [
+            "ALLOWED_HOSTS",
+            "ALLOWED_HOSTS",
+            "CORS_ORIGINS",
+            "DATABASE_REPLICA_URL",
+            "DATABASE_URL",
+            "DEBUG",
+            "MAX_BODY_SIZE",
+        ]
+    )
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://localhost/db",
+        "postgresql://127.0.0.1:5432/db",
+        "postgresql://[::1]/db",
+        "postgresql:///db?host=/run/postgresql",
+        "postgresql://h/db?sslmode=require",
+        "postgresql://h/db?channel_binding=require",
+    ],
+)
+def test_a_database_in_production_is_near_or_encrypted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for name, value in {"ENVIRONMENT": "production", "ALLOWED_HOSTS": "example.com", "DATABASE_URL": url}.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings(Settings).database
+
+
+def test_the_command_shows_values_and_sources_but_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("LOG_LEVEL=debug\n")
+    env = {"ENV_FILE": str(file), "DATABASE_URL": "postgresql://u:hunter2@h/db", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "app.settings"]
+    shown = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"^LOG_LEVEL +DEBUG +.*\.env$", shown, re.MULTILINE)
+    assert re.search(r"^DATABASE_URL +\*+ +environment$", shown, re.MULTILINE)
+    assert re.search(r"^MIGRATION_LOCK_WAIT +60.0 +default$", shown, re.MULTILINE)
+    assert "hunter2" not in shown
+    wrong = subprocess.run(
+        command, env=env | {"ENVIRONMENT": "production"}, check=False, capture_output=True, text=True
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines()[-2].startswith("ALLOWED_HOSTS must not be *")
+
+
+def test_the_example_of_an_env_file_is_up_to_date() -> None:
+    """`uv run python -m app.settings --env-example > .env.example` writes it."""
+    assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example()

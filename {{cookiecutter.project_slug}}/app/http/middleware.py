@@ -33,7 +33,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.max_body_size = settings.max_body_size
-        self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment is Environment.PRODUCTION else HEADERS
+        self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

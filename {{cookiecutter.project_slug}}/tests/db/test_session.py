@@ -1,13 +1,16 @@
 """One request, one transaction, as a client sees it: with real commits, on a database of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI, HTTPException
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import text
+from sqlalchemy import Executable, ForeignKey, delete, insert, select, text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
-from app.db.session import SessionDep
+from app.db.session import ReadSessionDep, SessionDep
 from app.main import create_app
 from app.settings import Settings
 
@@ -62,3 +65,71 @@ async def test_a_row_is_there_if_and_only_if_the_answer_says_so(
         assert (await client.post(path)).status_code == status
     async with app.state.engine.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM children")) == rows
+
+
+class Own(DeclarativeBase):
+    pass
+
+
+class Parent(Own):
+    __tablename__ = "parents"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    children: Mapped[list["Child"]] = relationship()
+
+
+class Child(Own):
+    __tablename__ = "children"
+
+    id: Mapped[int] = mapped_column(ForeignKey("parents.id"), primary_key=True)
+
+
+async def test_what_was_not_loaded_is_named(app: FastAPI) -> None:
+    for sessionmaker in (app.state.sessionmaker, app.state.read_sessionmaker):
+        async with sessionmaker() as session:
+            parent = (await session.scalars(select(Parent))).one()
+            with pytest.raises(InvalidRequestError, match=r"Parent .* not loaded.*selectinload"):
+                _ = parent.children
+            [parent] = await session.scalars(
+                select(Parent).options(selectinload(Parent.children)), execution_options={"populate_existing": True}
+            )
+            assert parent.children == []
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+async def test_a_read_session_refuses_to_write_objects(app: FastAPI, flushed: bool) -> None:
+    @app.post("/parents")
+    async def add_parent(session: ReadSessionDep) -> None:
+        session.add(Parent(id=2))
+        if flushed:
+            await session.flush()
+
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        with pytest.raises(InvalidRequestError, match="take a SessionDep to write"):
+            await client.post("/parents")
+
+
+@pytest.mark.parametrize("statement", [text("DELETE FROM parents"), delete(Parent), insert(Parent).values(id=3)])
+async def test_a_read_session_refuses_to_execute_a_write(app: FastAPI, statement: Executable) -> None:
+    async with app.state.read_sessionmaker() as session:
+        with pytest.raises(DBAPIError, match="in a read-only transaction"):
+            await session.execute(statement)
+
+
+async def test_a_client_that_leaves_commits_nothing(app: FastAPI) -> None:
+    left = asyncio.Event()
+
+    @app.post("/parents")
+    async def add_parent(session: SessionDep) -> None:
+        session.add(Parent(id=4))
+        await session.flush()
+        left.set()
+        await asyncio.sleep(60)
+
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        request = asyncio.create_task(client.post("/parents"))
+        await left.wait()
+        request.cancel()
+        await asyncio.wait([request])
+    async with app.state.engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM parents WHERE id = 4")) == 0

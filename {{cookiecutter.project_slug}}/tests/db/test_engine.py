@@ -1,0 +1,111 @@
+"""The pool hands out connections that work, or says within the time limit that there is none."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db import engine as module
+from app.db.engine import create_pool
+from app.main import create_app
+from app.settings import Settings
+
+KILL = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name = 'the pool under test'"
+)
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    pool = create_pool(settings.model_copy(update={"database_application_name": "the pool under test"}))
+    yield pool
+    await pool.dispose()
+
+
+async def ask(pool: AsyncEngine, query: str) -> object:
+    async with pool.connect() as connection:
+        return await connection.scalar(text(query))
+
+
+async def test_a_session_has_the_service_s_name_and_time_limit(pool: AsyncEngine) -> None:
+    assert await ask(pool, "SELECT current_setting('application_name')") == "the pool under test"
+    assert await ask(pool, "SELECT current_setting('statement_timeout')") == "30s"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_no_request_meets_a_connection_that_the_server_closed(
+    pool: AsyncEngine, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    monkeypatch.setattr(module, "FRESH", 100 if fresh else 0)
+    for _ in range(3):
+        await asyncio.gather(*(ask(pool, "SELECT pg_sleep(0.05)") for _ in range(3)))
+        async with engine.connect() as connection:
+            await connection.execute(KILL)
+        # The server's farewell takes a moment.
+        async with asyncio.timeout(10):
+            while await ask(
+                engine, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the pool under test'"
+            ):
+                pass
+        await asyncio.sleep(0)
+        assert await ask(pool, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize(("idle", "pings"), [(0.0, 0), (5.0, 1)])
+async def test_only_a_connection_that_has_idled_is_tried(
+    pool: AsyncEngine, monkeypatch: pytest.MonkeyPatch, idle: float, pings: int
+) -> None:
+    counted = []
+    dialect = pool.sync_engine.dialect
+    ping = dialect._do_ping_w_event
+
+    def count(connection: object) -> bool:
+        counted.append(connection)
+        return ping(connection)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dialect, "_do_ping_w_event", count)
+    await ask(pool, "SELECT 1")
+    now = time.monotonic
+    monkeypatch.setattr("app.db.engine.time.monotonic", lambda: now() + idle)
+    await ask(pool, "SELECT 1")
+    assert len(counted) == pings
+
+
+async def test_an_exhausted_pool_is_503_within_the_time_limit(settings: Settings) -> None:
+    tight = {"database_pool_size": 1, "database_pool_max_overflow": 0, "database_pool_timeout": 0.1}
+    app = create_app(settings.model_copy(update=tight))
+    async with (
+        AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
+        app.state.read_engine.connect(),
+    ):
+        response = await client.get("/api/v1/items")
+        assert response.status_code == 503
+        assert response.headers["retry-after"]
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/api/v1/items")).status_code == 200
+    await app.state.read_engine.dispose()
+
+
+async def test_reading_is_without_transactions_and_cannot_write(settings: Settings) -> None:
+    pool = create_pool(settings, read_only=True)
+    assert await ask(pool, "SELECT current_setting('transaction_read_only')") == "on"
+    async with pool.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        assert not connection.sync_connection.connection.driver_connection.is_in_transaction()  # type: ignore[union-attr]
+    await pool.dispose()
+
+
+async def test_reads_go_to_the_replica(settings: Settings, empty_database_url: str) -> None:
+    replica = Settings(database_url=empty_database_url).database_url
+    both = settings.model_copy(update={"database_replica_url": replica})
+    pools = [create_pool(both), create_pool(both, read_only=True)]
+    names = [await ask(pool, "SELECT current_database()") for pool in pools]
+    assert names[0] != names[1]
+    assert str(names[1]) in empty_database_url
+    for pool in pools:
+        await pool.dispose()

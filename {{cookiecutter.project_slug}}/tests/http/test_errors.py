@@ -1,0 +1,98 @@
+"""Whatever goes wrong is a problem, as RFC 9457 has it, that says what a client may know."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.db.session import SessionDep
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """A client of an application with routes that fail."""
+
+    @app.get("/forbidden")
+    async def forbid() -> None:
+        raise HTTPException(403, "not for you", headers={"X-Reason": "none"})
+
+    @app.get("/broken")
+    async def break_() -> None:
+        raise RuntimeError("the secret plan")
+
+    @app.get("/crowded")
+    async def time_out() -> None:
+        raise PoolTimeoutError("QueuePool limit of size 5 overflow 10 reached")
+
+    @app.get("/wrong-sql")
+    async def ask_nonsense(session: SessionDep) -> None:
+        await session.execute(text("SELECT secret FROM plans"))
+
+    @app.get("/slow")
+    async def ask_slowly(session: SessionDep) -> None:
+        await session.execute(text("SET LOCAL statement_timeout = 10"))
+        await session.execute(text("SELECT pg_sleep(10)"))
+
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "more"),
+    [
+        ("GET", "/nowhere", 404, {}),
+        ("PUT", "/api/v1/items", 405, {}),
+        ("GET", "/forbidden", 403, {"detail": "not for you"}),
+        ("GET", "/broken", 500, {}),
+        ("GET", "/wrong-sql", 500, {}),
+        ("GET", "/crowded", 503, {"detail": "the database is not available"}),
+        ("GET", "/slow", 503, {"detail": "the database is not available"}),
+    ],
+)
+async def test_an_error_is_a_problem(
+    client: AsyncClient, method: str, path: str, status: int, more: dict[str, Any]
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.pop("title")
+    assert problem.pop("request_id") == response.headers["x-request-id"]
+    assert problem == {"type": "about:blank", "status": status, **more}
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+async def test_an_exception_keeps_its_headers(client: AsyncClient) -> None:
+    assert (await client.get("/forbidden")).headers["x-reason"] == "none"
+    assert (await client.put("/api/v1/items")).headers["allow"]
+
+
+async def test_what_is_invalid_is_named_and_not_repeated(client: AsyncClient) -> None:
+    response = await client.post("/api/v1/items", json={"name": "", "price": "hunter2"})
+    assert response.status_code == 422
+    assert {error["loc"][-1] for error in response.json()["errors"]} == {"name", "price"}
+    assert "hunter2" not in response.text
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_refused(client: AsyncClient, chunked: bool) -> None:
+    body = b" " * 1_000_001
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    headers = {"content-type": "application/json"}
+    response = await client.post("/api/v1/items", content=chunks() if chunked else body, headers=headers)
+    assert (response.status_code, response.json()["status"]) == (413, 413)
+
+
+async def test_the_document_says_so(app: FastAPI) -> None:
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            assert "application/problem+json" in operation["responses"]["default"]["content"]
+            assert "422" not in operation["responses"]

@@ -1,0 +1,105 @@
+"""Each request has an id, a line in the log, and a response with safe headers; and asks for a host of the service's."""
+
+import logging
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from httpx2 import ASGITransport, AsyncClient
+
+from app.main import create_app
+from app.settings import Settings
+
+
+def client(app: FastAPI) -> AsyncClient:
+    return AsyncClient(transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+
+
+def create(settings: Settings, **changes: Any) -> FastAPI:
+    app = create_app(settings.model_copy(update=changes))
+
+    @app.get("/secrets/{secret}")
+    async def read_secret(secret: str) -> None:
+        if secret == "broken":
+            raise RuntimeError
+        if secret == "refused":
+            raise HTTPException(403)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("abc-1.2_3", True), ("", False), ("a" * 129, False), ("a b", False), ("<script>", False), ("ä", False)],
+)
+async def test_a_request_s_id_is_taken_if_it_is_sane(settings: Settings, given: str, taken: bool) -> None:
+    async with client(create(settings)) as http:
+        answer = await http.get("/health/live", headers={b"X-Request-ID": given.encode()})
+    assert (answer.headers["x-request-id"] == given) == taken
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(("secret", "status"), [("hunter2", 200), ("refused", 403), ("broken", 500)])
+async def test_a_line_says_what_became_of_a_request(
+    settings: Settings, caplog: pytest.LogCaptureFixture, secret: str, status: int
+) -> None:
+    with caplog.at_level(logging.INFO, "app.access"):
+        async with client(create(settings)) as http:
+            await http.get(f"/secrets/{secret}?token=hunter2")
+    [line] = [vars(record) for record in caplog.records if record.name == "app.access"]
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/secrets/{secret}", status)
+    assert line["duration_ms"] > 0
+    assert "hunter2" not in str({name: value for name, value in line.items() if name != "args"})
+
+
+async def test_responses_have_safe_headers(settings: Settings) -> None:
+    async with client(create(settings, environment="production", docs=True)) as http:
+        for path in ("/health/live", "/nowhere", "/secrets/broken"):
+            headers = (await http.get(path)).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert "default-src 'none'" in headers["content-security-policy"]
+        assert "content-security-policy" not in (await http.get("/docs")).headers  # its page has scripts
+
+
+async def test_only_the_hosts_of_the_service_are_answered(settings: Settings) -> None:
+    async with client(create(settings, allowed_hosts=["example.com", "*.example.org"])) as http:
+        for host, status in {"example.com": 404, "api.example.org": 404, "evil.com": 400, "test": 400}.items():
+            assert (await http.get("/nowhere", headers={"Host": host})).status_code == status
+        assert (await http.get("/health/live", headers={"Host": "10.0.0.1:8000"})).status_code == 200
+
+
+async def test_only_named_origins_may_call(settings: Settings) -> None:
+    origin, method = {"Origin": "https://example.com"}, {"Access-Control-Request-Method": "DELETE"}
+    async with client(create(settings, cors_origins=["https://example.com"])) as http:
+        assert (await http.options("/api/v1/items", headers=origin | method)).status_code == 200
+        assert (await http.get("/health/live", headers=origin)).headers["access-control-allow-origin"]
+        evil = await http.get("/health/live", headers={"Origin": "https://evil.com"})
+        assert "access-control-allow-origin" not in evil.headers
+    async with client(create(settings)) as http:
+        assert "access-control-allow-origin" not in (await http.get("/health/live", headers=origin)).headers
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 200),
+        ({"docs": False}, 404),
+        ({"environment": "production"}, 404),
+        ({"environment": "production", "docs": True}, 200),
+    ],
+)
+async def test_the_documentation_is_off_in_production_unless_asked_for(
+    settings: Settings, changes: dict[str, Any], status: int
+) -> None:
+    async with client(create(settings, **changes)) as http:
+        for path in ("/docs", "/redoc", "/openapi.json"):
+            assert (await http.get(path)).status_code == status
+
+
+async def test_the_documentation_needs_no_other_host(settings: Settings) -> None:
+    async with client(create(settings)) as http:
+        for path in ("/docs", "/redoc"):
+            page = (await http.get(path)).text
+            assert "https://" not in page.replace("https://www.w3.org", "")
