@@ -1,7 +1,5 @@
 """Runs the migrations on the database that the settings name."""
 
-import logging
-
 from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,10 +12,7 @@ config = context.config
 target_metadata = Base.metadata  # only autogenerate and check import the models
 
 if config.cmd_opts is not None:  # the command line; a program that embeds alembic keeps its own logging
-    logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s")
-    logging.getLogger("alembic").setLevel(logging.INFO)
-    logging.getLogger("app.db").setLevel(logging.INFO)
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    migrations.configure_logging()
 
 
 def run_migrations_offline() -> None:

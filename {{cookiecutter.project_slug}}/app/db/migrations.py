@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.settings import ConfigurationError, MigrationSettings, load_settings
+from app.settings import ConfigurationError, Environment, MigrationSettings, load_settings
 
 LOCK = int.from_bytes(b"alembic", "big")
 LOCK_FAILURES = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
@@ -45,6 +45,22 @@ SESSION = r"""
 """
 
 logger = logging.getLogger(__name__)
+
+
+def configure_logging() -> None:
+    """Log as the service does where machines read it, and in alembic's own format elsewhere.
+
+    Raises:
+        CommandError: the settings are wrong.
+    """
+    settings = _settings()
+    if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
+        from app.logs import configure_logging  # takes a tenth of a second to import
+
+        configure_logging(settings)
+    else:
+        logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s", level=settings.log_level)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def run(migrations: Coroutine[Any, Any, None], connectable: AsyncEngine | AsyncConnection | None) -> None:
