@@ -94,8 +94,7 @@ async def connect(connectable: AsyncEngine | AsyncConnection | None) -> AsyncIte
             await connection.run_sync(Connection.detach)  # its pool must not keep a connection of this event loop
             yield connection
     else:
-        settings = _settings()
-        connection = await _connect_patiently(create_engine(settings, poolclass=pool.NullPool), settings.migration_wait)
+        connection = await _connect_patiently(_settings())
         try:
             yield connection
         finally:
@@ -109,8 +108,12 @@ def _settings() -> MigrationSettings:
         raise CommandError(str(error)) from error
 
 
-async def _connect_patiently(engine: AsyncEngine, wait: float) -> AsyncConnection:
-    deadline = time.monotonic() + wait
+async def _connect_patiently(settings: MigrationSettings) -> AsyncConnection:
+    deadline = time.monotonic() + settings.migration_wait
+    try:
+        engine = create_engine(settings, poolclass=pool.NullPool)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
     while True:
         try:
             return await engine.connect()
