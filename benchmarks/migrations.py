@@ -34,8 +34,7 @@ def upgrade() -> None:
 CREATE = 'op.create_table("table_{}", sa.Column("id", sa.Integer, primary_key=True))'
 ALTER = 'op.add_column("table_0", sa.Column("name", sa.String(50)))'
 TRANSACTION = f"""
-BEGIN;
-SELECT FROM table_0;
+BEGIN; SELECT FROM table_0;
 DO $$ BEGIN
     WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP;
     PERFORM pg_sleep({HELD});
@@ -68,9 +67,7 @@ FIND = "import devdb, sys; print(sys.executable, devdb.program('psql'), devdb.st
 FLOOR = """
 import asyncio, os
 import alembic.command, asyncpg, pydantic_settings, sqlalchemy.ext.asyncio
-
 async def main(): await (await asyncpg.connect(os.environ["DATABASE_URL"])).close()
-
 asyncio.run(main())
 """
 

@@ -3,7 +3,7 @@
 import logging
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import autogenerate, migrations
@@ -56,6 +56,9 @@ def run_migrations_online() -> None:
     connectable = config.attributes.get("connection")
     if isinstance(connectable, Connection):
         do_run_migrations(connectable)
+    elif isinstance(connectable, Engine):
+        with connectable.connect() as connection:
+            do_run_migrations(connection)
     else:
         migrations.run(run_async_migrations(connectable), connectable)
 
