@@ -211,8 +211,8 @@ def test_importing_the_application_connects_to_nothing(service: Service) -> None
 @pytest.mark.parametrize(
     ("env", "command", "says"),
     [
-        ({"ENVIRONMENT": "production"}, "alembic current", "DATABASE_URL is not set"),
-        ({"ENVIRONMENT": "production"}, "uvicorn app.main:app", "DATABASE_URL is not set"),
+        ({"ENVIRONMENT": "production"}, "alembic current", "DATABASE_URL and DATABASE_URL_PROD are not set"),
+        ({"ENVIRONMENT": "production"}, "uvicorn app.main:app", "DATABASE_URL and DATABASE_URL_PROD are not set"),
         ({"ENVIRONMENT": "prod"}, "alembic upgrade head", "ENVIRONMENT: "),
         ({"DATABASE_URL": "nonsense"}, "alembic current", "DATABASE_URL: must look like postgresql://"),
         ({"DATABASE_URL": "mysql://u:hunter2@h/d"}, "uvicorn app.main:app", "DATABASE_URL: must look like"),
@@ -237,7 +237,7 @@ def test_a_deployed_service_has_no_development_database(bake: Bake, tmp_path: Pa
     assert not [name for name in installed if re.match("embedded|pytest|mypy|ruff", name)]
     done = service.run("--no-dev", "alembic", "current", check=False)
     assert done.returncode != 0
-    assert "DATABASE_URL is not set" in done.stderr
+    assert "DATABASE_URL and DATABASE_URL_LOCAL are not set" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -47,6 +47,23 @@ async def test_what_others_made_is_left_alone(project: Project) -> None:
     assert re.findall(r"op\.(.*)", change.split("def downgrade")[0]) == ['drop_table("parted")']
 
 
+async def test_a_name_that_only_occurs_in_a_revision_claims_nothing(project: Project) -> None:
+    project.models(
+        "class Own(Base):\n    __tablename__ = 'own'\n    __table_args__ = {'schema': 'billing'}\n\n    id: Mapped[UUIDKey]\n"
+    )
+    project.revision("""op.execute("CREATE SCHEMA billing")
+    op.create_table("items", sa.Column("name", sa.String), sa.CheckConstraint("1 = 1", name="base_t"))
+    op.execute(sa.table("items", sa.column("name")).update().values(name="customer"))
+    op.drop_table("items")""")
+    project.alembic("upgrade", "head")
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    for name in ("customer", "base_t", "billing.items"):
+        await project.sql(f"CREATE TABLE {name} (id int)")
+    await project.sql("CREATE TYPE base_t_kind AS ENUM ('a')")
+    assert "left alone: table billing.items" in project.alembic("check")
+
+
 SCHEMA = """\
 class Added(enum.Enum):
     ONE = "one"

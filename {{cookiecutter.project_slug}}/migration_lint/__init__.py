@@ -36,7 +36,7 @@ GAP = r"(?:--[^\n]*|/\*.*?\*/|\s)"
 TOKEN = re.compile(rf"""('[^']*'|"[^"]*")|(\$\w*\$).*?\2|(;)?{GAP}+""", re.DOTALL)
 TRANSACTION = re.compile(r"^(?=BEGIN;|COMMIT;)", re.MULTILINE)
 NEW_TABLE = re.compile(
-    r"^CREATE (?:(?:UNLOGGED )?TABLE|MATERIALIZED VIEW) (?:IF NOT EXISTS )?([^\s(]+)", re.MULTILINE | re.IGNORECASE
+    r"^CREATE (?:(?:UNLOGGED )?TABLE|MATERIALIZED VIEW) (?!IF NOT EXISTS )([^\s(]+)", re.MULTILINE | re.IGNORECASE
 )
 TABLE = re.compile(
     r"(?:^(?:ALTER TABLE(?!.* ATTACH )|UPDATE|DELETE FROM|MERGE INTO|TRUNCATE|LOCK)(?: TABLE| IF EXISTS| ONLY)*"
@@ -63,7 +63,11 @@ def select(scripts: ScriptDirectory, wanted: str) -> list[Script]:
     """
     start, _, end = wanted.partition(":")
     try:
-        return list(scripts.iterate_revisions(end or "heads", start or "base"))[::-1]
+        # Not a range of alembic's, which leaves out what a merge brings in from another branch.
+        before = set(scripts.iterate_revisions(start, "base")) if start else set()
+        if start and end:
+            list(scripts.iterate_revisions(end, start))  # raises if it is no range
+        return [script for script in scripts.iterate_revisions(end or "heads", "base") if script not in before][::-1]
     except RevisionError as error:
         raise LintError(str(error)) from error
 
@@ -133,7 +137,10 @@ def squawk(sql: str, *options: str) -> list[Finding]:
     settings = [f"--config={os.devnull}", f"--pg-version={POSTGRESQL}", f"--exclude={','.join(EXCLUDED)}", *options]
     program = shutil.which("squawk", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
     command = [program or "squawk", "--reporter=json", *settings]
-    process = subprocess.run(command, check=False, input=sql, capture_output=True, encoding="utf-8")
+    try:
+        process = subprocess.run(command, check=False, input=sql, capture_output=True, encoding="utf-8")
+    except FileNotFoundError:
+        raise LintError("squawk is not installed: `uv sync` does it") from None
     if process.returncode > 1:
         raise LintError(process.stderr.strip())
     lines = sql.splitlines()

@@ -33,5 +33,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (LintError, CommandError, OSError) as error:
+    except (LintError, CommandError) as error:
         sys.exit(f"migration_lint: {error}")

@@ -1,7 +1,7 @@
 """Runs the migrations on the database that the settings name."""
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db import autogenerate, migrations
@@ -51,6 +51,9 @@ def run_migrations_online() -> None:
     connectable = config.attributes.get("connection")
     if isinstance(connectable, Connection):
         do_run_migrations(connectable)
+    elif isinstance(connectable, Engine):
+        with connectable.connect() as connection:
+            do_run_migrations(connection)
     else:
         migrations.run(run_async_migrations(connectable), connectable)
 

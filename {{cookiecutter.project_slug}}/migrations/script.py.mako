@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa  # noqa: F401
 from alembic import op  # noqa: F401
 ${imports if imports else ""}
-% if drops is not UNDEFINED and drop_all == "yes":
+% if drops is not UNDEFINED and drop_all:
 
 # squawk-ignore ban-drop-table: asked for by -x drop_all=yes
 % endif

@@ -1,9 +1,11 @@
 """What `alembic revision --autogenerate` and `alembic check` see, and what they refuse to write."""
 
+import ast
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,10 @@ from sqlalchemy.exc import DBAPIError
 from app.db.base import Base
 from app.settings import ROOT
 
-# A table or an enum that a revision creates, or renames to.
+# What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
 CREATED = re.compile(
-    r"""create_table\(\s*["'](\w+)|rename_table\(\s*["']\w+["'],\s*["'](\w+)|name=["'](\w+)"""
-    r"""|CREATE\s+(?:UNLOGGED\s+)?(?:TABLE|TYPE)\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:"?\w+"?\.)?"?(\w+)|RENAME\s+TO\s+"?(\w+)""",
+    r"""CREATE\s+(?:UNLOGGED\s+)?(TABLE|TYPE)\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:"?(\w+)"?\.)?"?(\w+)"""
+    r"""|ALTER\s+(TABLE|TYPE)\s+(?:IF\s+EXISTS\s+)?(?:"?(\w+)"?\.)?"?\w+"?\s+RENAME\s+TO\s+"?(\w+)""",
     re.IGNORECASE,
 )
 # Partitions belong to their table, and an extension's tables to the extension.
@@ -37,9 +39,7 @@ DEPENDENT = text("""
     WHERE relispartition OR oid IN
         (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
 """)
-TABLE = re.compile(
-    r"""^\s+__tablename__\s*(?::.*)?=\s*["'](\w+)|^class (\w+)\(.*\btable=True|\bTable\(\s*["'](\w+)""", re.MULTILINE
-)
+Names = set[tuple[str | None, str]]  # of tables or types: the schema, None for the default one, and the name
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def import_models(autogen_context: AutogenContext, _: object) -> PriorityDispatc
     autogen_context.opts["import_models"]()
     if strays := sorted(set(_tables_outside_the_registry())):
         raise CommandError(f"move to a `models` module, on the metadata of app.db.base.Base: {', '.join(strays)}")
-    for cached in (_tables_of_models, _enums_of_models, _created_by_revisions, _dependent_tables):
+    for cached in (_of_models, _of_revisions, _dependent_tables):
         cached.cache_clear()
     return PriorityDispatchResult.CONTINUE
 
@@ -62,31 +62,64 @@ def _tables_outside_the_registry() -> Iterator[str]:
     for path in sorted((ROOT / "app").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if module := sys.modules.get(name):
-            for thing in vars(module).values():
-                table = getattr(thing, "__table__", thing)
+            for key, thing in vars(module).items():
+                table = getattr(thing, "__table__", None) if isinstance(thing, type) else thing
                 if isinstance(table, Table) and table.metadata is not Base.metadata:
-                    yield f"{name}.{table.name}"
+                    yield f"{name}.{key} ({table.name})"
         else:
-            for match in TABLE.finditer(path.read_text(encoding="utf-8")):
-                yield f"{name}.{match[match.lastindex or 0]}"
+            for statement in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(statement, ast.ClassDef) and (table_name := _table_name(statement)):
+                    yield f"{name}.{statement.name} ({table_name})"
+
+
+def _table_name(definition: ast.ClassDef) -> str | None:
+    """Return the table that a class statement defines, by `__tablename__ = ...` or as SQLModel's `table=True`."""
+    for line in definition.body:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            if any(isinstance(target, ast.Name) and target.id == "__tablename__" for target in targets):
+                return str(line.value.value)
+    is_table = any(keyword.arg == "table" and ast.unparse(keyword.value) == "True" for keyword in definition.keywords)
+    return definition.name.lower() if is_table else None
 
 
 @cache
-def _tables_of_models() -> set[tuple[str | None, str]]:
-    return {(table.schema, table.name) for table in Base.metadata.tables.values()}
-
-
-@cache
-def _enums_of_models() -> set[str | None]:
-    types: list[Any] = [column.type for table in Base.metadata.tables.values() for column in table.columns]
+def _of_models() -> tuple[Names, Names]:
+    """Return the tables and the enums of the models."""
+    tables = Base.metadata.tables.values()
+    types: list[Any] = [column.type for table in tables for column in table.columns]
     types += [inner for outer in types for inner in (getattr(outer, "item_type", None), getattr(outer, "impl", None))]
-    return {type_.name for type_ in types if isinstance(type_, Enum)}
+    enums = {(type_.schema, str(type_.name)) for type_ in types if isinstance(type_, Enum)}
+    return {_key(table.schema, table.name) for table in tables}, {_key(*enum) for enum in enums}
 
 
 @cache
-def _created_by_revisions() -> set[str]:
-    texts = [Path(script.path).read_text(encoding="utf-8") for script in context.script.walk_revisions()]
-    return {name for text in texts for match in CREATED.findall(text) for name in match if name}
+def _of_revisions() -> tuple[Names, Names]:
+    """Return the tables and the enums that the revisions create, as far as they name them in so many words."""
+    tables: Names = set()
+    enums: Names = set()
+    for script in context.script.walk_revisions():
+        for node in ast.walk(ast.parse(Path(script.path).read_bytes())):
+            if isinstance(node, ast.Call):
+                function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+                names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                keywords = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+                schema = keywords.get("schema")
+                if function == "create_table" and names:
+                    tables.add(_key(schema, names[0]))
+                elif function == "rename_table" and names[1:]:
+                    tables.add(_key(schema, names[1]))
+                elif function in ("Enum", "ENUM") and "name" in keywords:
+                    enums.add(_key(schema, keywords["name"]))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for created in CREATED.findall(node.value):
+                    kind, schema, name = created[:3] if created[0] else created[3:]
+                    (tables if kind.upper() == "TABLE" else enums).add(_key(schema or None, name))
+    return tables, enums
+
+
+def _key(schema: Any, name: Any) -> tuple[str | None, str]:
+    return None if schema == context.get_bind().dialect.default_schema_name else schema, str(name)
 
 
 @cache
@@ -96,19 +129,21 @@ def _dependent_tables() -> set[str]:
 
 def include_name(name: str | None, kind: str, parents: Any) -> bool:
     """Say whether a schema or table of the database is this service's."""
+    of_models, _ = _of_models()
     if kind == "schema":
-        return name is None or name in {schema for schema, _ in _tables_of_models()}
-    if kind != "table" or (parents["schema_name"], name) in _tables_of_models():
+        return name is None or name in {schema for schema, _ in of_models}
+    key = (parents.get("schema_name"), str(name))
+    if kind != "table" or key in of_models:
         return True
-    ours = name in _created_by_revisions() - _dependent_tables()
+    ours = key in _of_revisions()[0] and key[1] not in _dependent_tables()
     if not ours:
-        logger.info(f"left alone: table {name}, which is in neither the models nor a revision")
+        logger.info(f"left alone: table {'.'.join(filter(None, key))}, which is in neither the models nor a revision")
     return ours
 
 
 def include_enum(name: str) -> bool:
     """Say whether an enum type of the database is this service's."""
-    return name in _enums_of_models() or name in _created_by_revisions()
+    return name in {known for _, enums in (_of_models(), _of_revisions()) for _, known in enums}
 
 
 def process_revision_directives(
@@ -120,8 +155,8 @@ def process_revision_directives(
         CommandError: there is no model, but there are tables, and no `-x drop_all=yes`.
     """
     drops = [drop for script in directives if script.upgrade_ops for drop in _drops(script.upgrade_ops.ops)]
-    drop_all = context.get_x_argument(as_dictionary=True).get("drop_all")
-    if drops and not Base.metadata.tables and drop_all != "yes":
+    drop_all = bool(drops and not Base.metadata.tables)
+    if drop_all and context.get_x_argument(as_dictionary=True).get("drop_all") != "yes":
         raise CommandError(f"no model was found, so this would drop {', '.join(drops)}; -x drop_all=yes if it shall")
     for drop in drops:
         logger.warning(f"the revision DROPS {drop}, with all data in it")
@@ -140,9 +175,9 @@ def process_revision_directives(
 def _drops(operations: Iterable[Any]) -> Iterator[str]:
     for operation in operations:
         if isinstance(operation, DropTableOp):
-            yield f"table {operation.table_name}"
+            yield f"table {'.'.join(filter(None, (operation.schema, operation.table_name)))}"
         elif isinstance(operation, DropColumnOp):
-            yield f"column {operation.table_name}.{operation.column_name}"
+            yield f"column {'.'.join(filter(None, (operation.schema, operation.table_name, operation.column_name)))}"
         elif isinstance(operation, OpContainer):
             yield from _drops(operation.ops)
 
@@ -152,11 +187,12 @@ def _in_place(operation: Any) -> Iterator[Any]:
     if not isinstance(operation, AddEnumValuesOp):
         yield operation
         return
+    name = ".".join('"' + part.replace('"', '""') + '"' for part in (operation.schema, operation.name))
     values = ["'" + value.replace("'", "''").replace(":", r"\:") + "'" for value in operation.new_values]
     for index, value in reversed(list(enumerate(operation.new_values))):
         if value not in operation.old_values:
             place = f" BEFORE {values[index + 1]}" if values[index + 1 :] else ""
-            yield ExecuteSQLOp(f'ALTER TYPE "{operation.schema}"."{operation.name}" ADD VALUE {values[index]}{place}')
+            yield ExecuteSQLOp(f"ALTER TYPE {name} ADD VALUE {values[index]}{place}")
 
 
 def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | bool:
@@ -186,8 +222,10 @@ class PostgresqlComparison(PostgresqlImpl):
     ) -> bool:
         compiler: Any = self.dialect.ddl_compiler(self.dialect, None)  # type: ignore[arg-type]
         default = compiler.get_column_default_string(metadata_column)
-        if existing is None or default is None or existing == default:
+        if existing is None or default is None:
             return existing != default and metadata_column is not metadata_column.table._autoincrement_column
+        if default in (existing, f"'{existing}'", re.sub(r"::[\w ]+$", "", existing)):
+            return False  # as most are: no need to ask
         type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
         return not _are_alike(existing, default, type_, type_)
 
@@ -195,13 +233,16 @@ class PostgresqlComparison(PostgresqlImpl):
 def _are_alike(left: str, right: str, left_type: str, right_type: str) -> bool:
     """Say whether PostgreSQL writes two expressions alike, each cast to its type."""
     connection = context.get_bind()
+    autocommit = connection.get_isolation_level() == "AUTOCOMMIT"
     try:
-        with connection.begin_nested():
+        with nullcontext() if autocommit else connection.begin_nested():
             [plan] = connection.exec_driver_sql(
                 f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT CAST({left} AS {left_type}), CAST({right} AS {right_type})"
             ).scalar_one()
-    except DBAPIError:  # a type that does not exist yet, or a default that does not suit it
-        return False
+    except DBAPIError as error:
+        if (getattr(error.orig, "sqlstate", None) or "")[:2] not in ("22", "42"):
+            raise
+        return False  # a type that does not exist yet, or a default that does not suit it
     left, right = plan["Plan"]["Output"]
     return left == right
 

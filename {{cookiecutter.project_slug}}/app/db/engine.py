@@ -62,10 +62,12 @@ def create_engine(
             raise DatabaseUnavailable(
                 f"cannot connect to the database: {' '.join(str(error).split())}{hint}"
             ) from error
-        except (ValueError, OverflowError) as error:  # the message may hold a piece of the password
+        except OverflowError:
+            raise DatabaseUnavailable("cannot connect to the database: its port is no port") from None
+        except ValueError:  # from None: its message may hold a piece of the password
             raise DatabaseUnavailable(
                 "cannot connect to the database: its URL is malformed (in a password, %-encode what is no letter or digit)"
-            ) from error
+            ) from None
 
     return create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, **options

@@ -17,7 +17,7 @@ from alembic import context
 from alembic.script.revision import MultipleHeads
 from alembic.util import CommandError, to_tuple
 from sqlalchemy import Connection, event, pool, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable, create_engine
@@ -27,11 +27,11 @@ LOCK = int.from_bytes(b"alembic", "big")
 LOCK_FAILURES = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 REFUSALS = {"42501", "25006"}  # insufficient_privilege, read_only_sql_transaction
 
-# Whoever holds LOCK, in words.
+# Whoever holds LOCK, in words; a role of no privilege sees less of the others.
 HOLDER = f"""
-    SELECT coalesce(string_agg(format('process %s of %s (%s) from %s, connected since %s', pid, usename,
-        coalesce(nullif(application_name, ''), '?'), coalesce(host(client_addr), 'a socket'),
-        backend_start::timestamp(0)), '; '), 'it has just ended')
+    SELECT coalesce(string_agg(format('process %s of %s', pid, usename) || CASE WHEN backend_start IS NULL THEN '' ELSE
+        format(' (%s) from %s, connected since %s', coalesce(nullif(application_name, ''), '?'),
+        coalesce(host(client_addr), 'a socket'), backend_start::timestamp(0)) END, '; '), 'it has just ended')
     FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) + objid::bigint = {LOCK}
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -76,16 +76,23 @@ def run(migrations: Coroutine[Any, Any, None], connectable: AsyncEngine | AsyncC
         with ThreadPoolExecutor(1) as executor:
             executor.submit(asyncio.run, migrations).result()
     elif isinstance(connectable, AsyncConnection) and connectable.sync_connection:
+        # It works on the loop that it was opened on, which asyncpg does not tell otherwise.
         asyncpg_connection: Any = connectable.sync_connection.connection.driver_connection
         asyncpg_connection._loop.run_until_complete(migrations)
     else:
-        if context.config.cmd_opts is not None and threading.current_thread() is threading.main_thread():
-            # asyncio answers SIGINT by cancelling; process 1 of a container has no default for SIGTERM.
-            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
-            asyncio.run(migrations)
-        except KeyboardInterrupt:
+            asyncio.run(_until_terminated(migrations))
+        except (KeyboardInterrupt, asyncio.CancelledError):
             raise CommandError("interrupted; the revisions that had ended before are applied") from None
+
+
+async def _until_terminated(migrations: Coroutine[Any, Any, None]) -> None:
+    """Await the coroutine; on the command line, cancel it on SIGTERM, for which process 1 of a container has no default."""
+    if context.config.cmd_opts is not None and threading.current_thread() is threading.main_thread():
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task
+        signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel))
+    await migrations
 
 
 def _is_in_event_loop() -> bool:
@@ -110,8 +117,7 @@ async def connect(connectable: AsyncEngine | AsyncConnection | None) -> AsyncIte
             await connection.run_sync(Connection.detach)  # its pool must not keep a connection of this event loop
             yield connection
     else:
-        settings = _settings()
-        connection = await _connect_patiently(create_engine(settings, poolclass=pool.NullPool), settings.migration_wait)
+        connection = await _connect_patiently(_settings())
         try:
             yield connection
         finally:
@@ -125,8 +131,12 @@ def _settings() -> MigrationSettings:
         raise CommandError(str(error)) from error
 
 
-async def _connect_patiently(engine: AsyncEngine, wait: float) -> AsyncConnection:
-    deadline = time.monotonic() + wait
+async def _connect_patiently(settings: MigrationSettings) -> AsyncConnection:
+    deadline = time.monotonic() + settings.migration_wait
+    try:
+        engine = create_engine(settings, poolclass=pool.NullPool)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
     while True:
         try:
             return await engine.connect()
@@ -159,6 +169,8 @@ def run_migrations(connection: Connection) -> None:
             else:
                 connection.rollback()  # what asking for the heads began
                 _run_alone(connection, _settings())
+            if not callers_transaction:
+                connection.commit()  # `ensure_version` has begun a transaction, too
     finally:
         if not callers_transaction and not connection.invalidated:
             connection.rollback()
@@ -175,14 +187,24 @@ def _changes_the_database() -> bool:
 
 def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
     _refuse_transaction_pooler(connection)
-    _lock(connection, "pg_try_advisory_lock", settings.migration_lock_wait)
+    before = _ask(connection, "SELECT current_setting('lock_timeout') || ' ' || current_setting('statement_timeout')")
+    if "connection" not in context.config.attributes:
+        _ask(connection, SESSION)
+    _limit(connection, "0", "0")
     try:
-        with _time_limits(connection, settings):
-            _run_until_locks_are_had(connection, settings.migration_lock_wait)
+        _lock(connection, "pg_try_advisory_lock", settings.migration_lock_wait)
+        _run_until_locks_are_had(connection, settings)
     finally:
         if not connection.invalidated:
             connection.rollback()
+            _limit(connection, *before.split())
             _ask(connection, f"SELECT pg_advisory_unlock({LOCK})")
+
+
+def _limit(connection: Connection, lock_timeout: str, statement_timeout: str) -> None:
+    """Set the session's time limits: the role or the database may have others than none."""
+    names = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
+    _ask(connection, "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in names.items()))
 
 
 def _ask(connection: Connection, query: str) -> Any:
@@ -201,7 +223,9 @@ def _refuse_transaction_pooler(connection: Connection) -> None:
     """Raise CommandError where two statements of one connection may reach two servers' sessions: no lock lasts there."""
     server_pid = "SELECT pg_backend_pid()"
     pid = _ask(connection, server_pid)
-    announced = getattr(connection.connection.driver_connection, "get_server_pid", lambda: pid)()
+    driver: Any = connection.connection.dbapi_connection
+    driver = getattr(driver, "driver_connection", driver)  # asyncpg's, or psycopg's if a caller has it
+    announced = driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid
     if announced == pid:  # only a pooler announces another
         return
     with connection.engine.connect() as other:
@@ -246,8 +270,6 @@ def _time_limits(connection: Connection, settings: MigrationSettings) -> Iterato
             cursor.execute(query)
             cursor.close()
 
-    if "connection" not in context.config.attributes:
-        _ask(connection, SESSION)
     event.listen(connection, "begin", limit)
     try:
         yield
@@ -255,18 +277,24 @@ def _time_limits(connection: Connection, settings: MigrationSettings) -> Iterato
         event.remove(connection, "begin", limit)
 
 
-def _run_until_locks_are_had(connection: Connection, wait: float) -> None:
-    """Run the migrations; the one that could not have a lock starts again, while others may pass."""
-    deadline = time.monotonic() + wait
-    pause = 0.2
+def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings) -> None:
+    """Run the migrations; one that could not have a lock starts again, while others may pass."""
+    waiting: tuple[str, ...] | None = None
     while True:
         try:
-            return context.run_migrations()
+            with _time_limits(connection, settings):
+                return context.run_migrations()
         except DBAPIError as error:
-            if _sqlstate(error) not in LOCK_FAILURES or time.monotonic() + pause > deadline:
+            if _sqlstate(error) not in LOCK_FAILURES:
+                raise
+            connection.rollback()
+            heads = context.get_context().get_current_heads()
+            connection.rollback()
+            if heads != waiting:  # the first failure of this migration
+                waiting, pause, deadline = heads, 0.2, time.monotonic() + settings.migration_lock_wait
+            if time.monotonic() + pause > deadline:
                 raise
             logger.warning(f"starting again in {pause:g} s: {_reason(error)}")
-        connection.rollback()
         _ask(connection, f"SELECT pg_sleep({pause})")
         pause = min(2 * pause, 5)
 
@@ -276,7 +304,11 @@ def _short_errors() -> Iterator[None]:
     """Raise CommandError, which alembic prints as one line, for the mistakes of a user's that show here."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, PendingRollbackError) as raised:
+        # Leaving an autocommit block on a connection that is gone raises the second in the place of what happened.
+        error = raised.__context__ if isinstance(raised, PendingRollbackError) else raised
+        if not isinstance(error, DBAPIError):
+            raise error or raised from None
         if place := _place(error):
             raise CommandError(f"{place}: {_reason(error)}") from error
         if _sqlstate(error) in REFUSALS or error.connection_invalidated:
@@ -286,6 +318,8 @@ def _short_errors() -> Iterator[None]:
         heads = context.script.get_heads()
         if isinstance(error.__cause__, MultipleHeads):
             raise CommandError(f"{' and '.join(heads)} are heads: join them by `alembic merge heads -m ...`") from error
+        if not str(error).startswith("Can't locate revision"):
+            raise
         known = {script.revision for script in context.script.walk_revisions()}
         if unknown := set(context.get_context().get_current_heads()) - known:
             raise CommandError(

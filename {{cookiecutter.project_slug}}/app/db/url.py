@@ -23,7 +23,7 @@ def connect_arguments(url: str) -> dict[str, Any]:
     if "#" in url:
         raise ValueError("a # in it must be written %23")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"postgresql://{url.partition('://')[2]}")
     except ValueError:
         raise ValueError("what stands in [] is no address; elsewhere, [ must be written %5B") from None
     auth, at, hosts = parts.netloc.rpartition("@")
@@ -47,8 +47,12 @@ def connect_arguments(url: str) -> dict[str, Any]:
     if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode
         query.setdefault("sslmode", query.pop("ssl"))
     for name in ("sslrootcert", "sslcert", "sslkey"):
+        if not query.get(name, "system"):
+            del query[name]
         if query.get(name, "system") != "system" and not Path(query[name]).is_file():
             raise ValueError(f"{name}: there is no file {query[name]}")
+    if "service" in query:
+        raise ValueError("service is not supported: say in the URL what it stands for")
     binding = query.pop("channel_binding", "prefer")
     if binding not in ("disable", "prefer", "require"):
         raise ValueError("channel_binding must be disable, prefer or require")

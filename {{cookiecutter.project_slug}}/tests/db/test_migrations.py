@@ -45,6 +45,8 @@ def test_every_error_that_a_user_can_mend_is_one_line(project: Project) -> None:
         url(query="options=-cdefault_transaction_read_only%3Don"): "in a read-only transaction",
         url(): "r0.py:9: division by zero",
     }
+    no_url = project.refusal("current", env={"DATABASE_URL": "", "ENVIRONMENT": "production"})
+    assert "MIGRATION_DATABASE_URL, DATABASE_URL and DATABASE_URL_PROD are not set" in no_url
     processes = {env: project.start("upgrade", "head", env={"DATABASE_URL": env}) for env in refusals}
     for env, reason in refusals.items():
         refusal = only_line(processes[env])

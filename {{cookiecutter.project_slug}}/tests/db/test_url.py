@@ -1,6 +1,7 @@
 """A database URL means what it means to libpq, or is refused by name."""
 
 import ssl
+import traceback
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -133,3 +134,15 @@ def test_a_file_of_certificates_is_used(tmp_path: Path) -> None:
     root.write_text("")
     arguments = connect_arguments(f"postgresql://h/db?sslmode=verify-full&sslrootcert={root}")
     assert arguments["dsn"].endswith(f"sslmode=verify-full&sslrootcert={quote(str(root), safe='')}")
+
+
+@pytest.mark.parametrize("password", ["hunt/er2", "hunt?er2", "hunt@er2"])
+async def test_an_unencoded_password_is_in_no_traceback(password: str) -> None:
+    with pytest.raises((DatabaseUnavailable, ValueError)) as error:
+        await ask(f"postgresql://u:{password}@127.0.0.1:1/db", "SELECT 1")
+    assert (
+        "hunt"
+        not in "".join(traceback.format_exception(error.value, chain=True))
+        .replace(password, "")
+        .split("test_url.py")[-1]
+    )
