@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from app import telemetry
 from app.db.engine import create_pool
 from app.db.session import ReadOnlySession, create_sessionmaker
 from app.http import errors, health, middleware
@@ -27,6 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: the settings name no database.
     """
+    engine, read_engine = create_pool(settings), create_pool(settings, read_only=True)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
     options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     app: FastAPI = (FastAPIOffline if docs else FastAPI)(
@@ -37,12 +39,12 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         max_body_size=settings.max_body_size,
         responses=errors.DOCUMENTATION,
+        telemetry=telemetry.configure([engine, read_engine], settings.environment),
         **options,
     )
-    app.state.engine = create_pool(settings)
-    app.state.read_engine = create_pool(settings, read_only=True)
-    app.state.sessionmaker = create_sessionmaker(app.state.engine)
-    app.state.read_sessionmaker = create_sessionmaker(app.state.read_engine, ReadOnlySession)
+    app.state.engine, app.state.read_engine = engine, read_engine
+    app.state.sessionmaker = create_sessionmaker(engine)
+    app.state.read_sessionmaker = create_sessionmaker(read_engine, ReadOnlySession)
     middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)

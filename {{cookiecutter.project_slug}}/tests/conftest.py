@@ -26,7 +26,7 @@ from app.settings import ROOT, MigrationSettings, Settings
 def pytest_configure() -> None:
     """Forget the developer's configuration."""
     for name in list(os.environ):
-        if name.lower() in MigrationSettings.model_fields:
+        if name.lower() in MigrationSettings.model_fields or name.startswith("OTEL_"):
             del os.environ[name]
     os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": ""}
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import problem
 from app.settings import Environment, Settings
+from app.telemetry import trace_id
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
@@ -71,6 +72,8 @@ class RequestMiddleware:
                         "status": status,
                         "duration_ms": duration,
                     }
+                    if trace := trace_id():
+                        extra["trace_id"] = trace
                     logger.info("request", extra=extra)
 
 
