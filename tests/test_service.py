@@ -212,7 +212,11 @@ def test_importing_the_application_connects_to_nothing(service: Service) -> None
     ("env", "command", "says"),
     [
         ({"ENVIRONMENT": "production"}, "alembic current", "DATABASE_URL and DATABASE_URL_PROD are not set"),
-        ({"ENVIRONMENT": "production", "ALLOWED_HOSTS": "a.com"}, "uvicorn app.main:app", "DATABASE_URL and DATABASE_URL_PROD are not set"),
+        (
+            {"ENVIRONMENT": "production", "ALLOWED_HOSTS": "a.com"},
+            "uvicorn app.main:app",
+            "DATABASE_URL and DATABASE_URL_PROD are not set",
+        ),
         ({"ENVIRONMENT": "prod"}, "alembic upgrade head", "ENVIRONMENT: "),
         ({"DATABASE_URL": "nonsense"}, "alembic current", "DATABASE_URL: must look like postgresql://"),
         ({"DATABASE_URL": "mysql://u:hunter2@h/d"}, "uvicorn app.main:app", "DATABASE_URL: must look like"),

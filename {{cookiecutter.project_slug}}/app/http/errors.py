@@ -9,10 +9,12 @@ import asyncpg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.db.base import Base
 from app.db.engine import DatabaseUnavailable
@@ -71,6 +73,10 @@ def problem(
 
 async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:  # Starlette names the methods of one route of several
+        routes = (route for route in iter_route_contexts(request.app.router.routes) if hasattr(route, "path_regex"))
+        methods = {m for route in routes if route.path_regex.match(request.scope["path"]) for m in route.methods or ()}
+        error.headers = {"Allow": ", ".join(sorted(methods))}
     if error.status_code in (204, 304):
         return Response(status_code=error.status_code, headers=error.headers)
     detail = error.detail if isinstance(error.detail, str) else None
@@ -113,7 +119,12 @@ async def unexpected(request: Request, error: Exception) -> Response:
     return problem(request, 500)
 
 
+async def client_left(request: Request, error: Exception) -> Response:
+    return problem(request, 400)
+
+
 def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ClientDisconnect, client_left)
     app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(IntegrityError, database_error)

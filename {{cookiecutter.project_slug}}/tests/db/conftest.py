@@ -124,7 +124,7 @@ def only_line(process: subprocess.Popen[str]) -> str:
 @pytest.fixture
 def project(tmp_path: Path, empty_database_url: str) -> Project:
     ignored = shutil.ignore_patterns("__pycache__", "versions")
-    for name in ("pyproject.toml", "app/__init__.py", "app/settings.py", "app/registry.py"):
+    for name in ("pyproject.toml", "app/__init__.py", "app/logs.py", "app/registry.py", "app/settings.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tmp_path / name)
