@@ -15,7 +15,7 @@ import pytest
 from cookiecutter.main import cookiecutter
 
 ROOT = Path(__file__).resolve().parent.parent
-TIME_LIMIT = 120  # seconds, for any one command
+TIME_LIMIT = 600  # seconds, for any one command
 
 Bake = Callable[..., Path]
 

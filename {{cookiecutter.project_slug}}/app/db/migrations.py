@@ -53,14 +53,14 @@ def configure_logging() -> None:
     Raises:
         CommandError: the settings are wrong.
     """
+    logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s")
     settings = _settings()
+    logging.getLogger().setLevel(settings.log_level)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
         from app.logs import configure_logging  # takes a tenth of a second to import
 
         configure_logging(settings)
-    else:
-        logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s", level=settings.log_level)
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def run(migrations: Coroutine[Any, Any, None], connectable: AsyncEngine | AsyncConnection | None) -> None:

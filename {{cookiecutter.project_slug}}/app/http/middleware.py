@@ -84,7 +84,7 @@ def route(scope: Scope) -> str | None:
     path: str = scope["path"]
     for name, value in reversed(scope.get("path_params", {}).items()):
         before, found, after = path.rpartition(f"/{value}")
-        path = f"{before}/{{{name}}}{after}" if found else path
+        path = before + "/{" + name + "}" + after if found else path
     return path
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import engine as module
 from app.db.engine import create_pool
+from app.db.session import ReadSessionDep
 from app.main import create_app
 from app.settings import Settings
 
@@ -79,15 +80,20 @@ async def test_only_a_connection_that_has_idled_is_tried(
 async def test_an_exhausted_pool_is_503_within_the_time_limit(settings: Settings) -> None:
     tight = {"database_pool_size": 1, "database_pool_max_overflow": 0, "database_pool_timeout": 0.1}
     app = create_app(settings.model_copy(update=tight))
+
+    @app.get("/asks")
+    async def ask_something(session: ReadSessionDep) -> None:
+        await session.execute(text("SELECT 1"))
+
     async with (
         AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
         app.state.read_engine.connect(),
     ):
-        response = await client.get("/api/v1/items")
+        response = await client.get("/asks")
         assert response.status_code == 503
         assert response.headers["retry-after"]
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
-        assert (await client.get("/api/v1/items")).status_code == 200
+        assert (await client.get("/asks")).status_code == 200
     await app.state.read_engine.dispose()
 
 
