@@ -1,0 +1,81 @@
+"""The documentation of a baked service works in a browser, and gets nothing from any other host."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from conftest import TIME_LIMIT, Service
+from playwright.sync_api import ConsoleMessage, Error, Page, Request, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+HOST = "service.test"  # browsers and Swagger are more generous to localhost
+REDOC_LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
+
+
+class Visit:
+    """A page of a service, the requests that left the browser for elsewhere, and the complaints of the browser."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.own = (f"{origin}/", f"blob:{origin}/")
+        self.requests: list[Request] = []
+        self.complaints: list[str] = []
+        page.on("request", self.note_request)
+        page.on("console", self.note_message)
+        page.on("pageerror", self.note_error)
+
+    def note_request(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def note_message(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def note_error(self, error: Error) -> None:
+        self.complaints.append(str(error))
+
+    @property
+    def elsewhere(self) -> list[str]:
+        foreign = [request for request in self.requests if not request.url.startswith(self.own)]
+        return [request.url for request in foreign if request.failure != "csp"]
+
+
+@contextmanager
+def visit(service: Service, path: str) -> Iterator[Visit]:
+    expect.set_options(timeout=TIME_LIMIT * 1000)
+    with service.serve() as client, sync_playwright() as playwright:
+        rules = f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND"
+        with playwright.chromium.launch(executable_path=CHROMIUM, args=[rules]) as browser:
+            origin = f"http://{HOST}:{client.base_url.port}"
+            page = browser.new_page(base_url=origin)
+            page.set_default_timeout(TIME_LIMIT * 1000)
+            visit = Visit(page, origin)
+            page.goto(path)
+            yield visit
+
+
+def test_swagger_sends_a_request_and_shows_its_answer(service: Service) -> None:
+    service.alembic("upgrade", "head")
+    with visit(service, "/docs") as docs:
+        operation = docs.page.locator(".opblock", has_text="List Items")
+        operation.click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        answer = operation.locator(".live-responses-table")
+        expect(answer.locator("tbody .response-col_status")).to_have_text("200")
+        expect(answer).to_contain_text('"next_cursor": null')
+        assert docs.elsewhere == []
+        assert docs.complaints == []
+
+
+def test_redoc_lists_the_operations_and_finds_one(service: Service) -> None:
+    with visit(service, "/redoc") as docs:
+        expect(docs.page.get_by_role("heading", name="List Items")).to_be_visible()
+        docs.page.get_by_role("textbox", name="Search").fill("items")  # its index is in a worker
+        expect(docs.page.get_by_role("search")).to_contain_text("List Items")
+        assert docs.elsewhere == []
+        [complaint] = docs.complaints  # ReDoc wants a logo of its maker's, and does without
+        assert complaint.startswith(f"Loading the image '{REDOC_LOGO}' violates")
