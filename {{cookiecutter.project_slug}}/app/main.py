@@ -58,11 +58,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if reason := await health.why_not_ready(app.state.engine):
         logger.warning(f"not ready yet: {reason}")
     yield
-    for engine in (app.state.engine, app.state.read_engine):
-        try:
-            await asyncio.wait_for(engine.dispose(), CLOSING)
-        except TimeoutError:
-            logger.warning("the database does not let go of its connections")
+    try:
+        async with asyncio.timeout(CLOSING):
+            await asyncio.gather(app.state.engine.dispose(), app.state.read_engine.dispose())
+    except TimeoutError:
+        logger.warning("the database does not let go of its connections")
 
 
 def __dir__() -> list[str]:

@@ -70,7 +70,7 @@ def create_engine(
             ) from None
 
     return create_async_engine(
-        "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, **options
+        "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, hide_parameters=True, **options
     )
 
 
