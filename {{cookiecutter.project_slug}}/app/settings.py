@@ -115,10 +115,10 @@ class Settings(BaseSettings):
     """What PostgreSQL calls this service in pg_stat_activity; unset, the project's name"""
     database_statement_timeout: Seconds = 30
     """Seconds that a statement may take; 0: for ever"""
-    database_pool_size: Annotated[int, Field(ge=1)] = 5
+    database_pool_size: Annotated[int, Field(ge=1)] = 10
     """Connections that each worker keeps open, for writing and for reading"""
-    database_pool_max_overflow: Annotated[int, Field(ge=0)] = 10
-    """... and how many more it opens under load"""
+    database_pool_max_overflow: Annotated[int, Field(ge=0)] = 0
+    """... and how many more it opens and closes again under load, which costs more than they bring"""
     database_pool_timeout: Seconds = 5
     """Seconds that a request waits for a connection before it gets 503"""
     database_pool_recycle: Seconds = 1800
