@@ -6,25 +6,29 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
 from app.settings import Settings
-from tests.db.conftest import Project, only_line
+from tests.db.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
 
-TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
-CONCURRENTLY = """\
-with op.get_context().autocommit_block():
-        op.create_index("ix_things", "things", ["id"], postgresql_concurrently=True, if_not_exists=True)"""
-LOCKS = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+
+
+@asynccontextmanager
+async def transaction(project: Project, statement: str) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection whose transaction has executed `statement`, and stays open."""
+    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+        yield connection
 
 
 async def waiting(project: Project, query: str) -> None:
@@ -76,9 +80,7 @@ async def test_ddl_that_waits_for_a_lock_lets_others_pass_and_comes_back(project
     project.revision(TABLE)
     project.alembic("upgrade", "head")
     project.revision('op.add_column("things", sa.Column("name", sa.String))')
-    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
-    async with engine.connect() as blocker:
-        await blocker.execute(text("SELECT * FROM things"))
+    async with transaction(project, "SELECT * FROM things") as blocker:
         process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.3"})
         await waiting(project, "ALTER TABLE")
         for _ in range(3):
@@ -97,9 +99,7 @@ async def test_a_lock_that_cannot_be_had_is_given_up(project: Project) -> None:
     project.revision(TABLE)
     project.alembic("upgrade", "head")
     project.revision('op.drop_table("things")')
-    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
-    async with engine.connect() as blocker:
-        await blocker.execute(text("SELECT * FROM things"))
+    async with transaction(project, "SELECT * FROM things"):
         limits = {"MIGRATION_LOCK_TIMEOUT": "0.2", "MIGRATION_LOCK_WAIT": "1"}
         refusal = await asyncio.to_thread(project.refusal, "upgrade", "head", env=limits)
     assert "r1.py:9: canceling statement due to lock timeout" in refusal
@@ -123,14 +123,13 @@ async def test_an_index_is_built_concurrently_behind_a_long_transaction(project:
     project.revision(TABLE)
     project.alembic("upgrade", "head")
     project.revision(CONCURRENTLY)
-    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
-    async with engine.connect() as blocker:
-        await blocker.execute(text("INSERT INTO things VALUES (1)"))
+    async with transaction(project, "INSERT INTO things VALUES (1)") as blocker:
         process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.2"})
         await waiting(project, "CREATE INDEX CONCURRENTLY")
         await asyncio.sleep(1)
         await blocker.commit()
-    assert process.communicate(timeout=60)
+    log = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, log
     assert await project.sql("SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_things'::regclass") == [True]
 
 
@@ -245,9 +244,7 @@ async def test_limits_of_the_role_and_of_statements_do_not_end_a_wait(project: P
     project.alembic("upgrade", "head")
     project.revision("op.execute('SELECT pg_sleep(1.5)')")
     project.revision('op.add_column("things", sa.Column("name", sa.String))')
-    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
-    async with engine.connect() as blocker:
-        await blocker.execute(text("SELECT * FROM things"))
+    async with transaction(project, "SELECT * FROM things") as blocker:
         name = urlsplit(project.url).path[1:]
         await project.sql(f"ALTER DATABASE {name} SET statement_timeout = '100ms'")
         limits = {"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_STATEMENT_TIMEOUT": "1.7", "MIGRATION_LOCK_WAIT": "30"}
@@ -266,9 +263,7 @@ async def test_each_migration_has_the_whole_wait(project: Project) -> None:
     project.alembic("upgrade", "head")
     project.revision("op.execute('SELECT pg_sleep(3)')")
     project.revision('op.add_column("things", sa.Column("name", sa.String))')
-    engine = create_engine(Settings(database_url=project.url), poolclass=NullPool)
-    async with engine.connect() as blocker:
-        await blocker.execute(text("SELECT * FROM things"))
+    async with transaction(project, "SELECT * FROM things") as blocker:
         process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_LOCK_WAIT": "3"})
         assert process.stderr
         while "starting again" not in await asyncio.to_thread(process.stderr.readline):

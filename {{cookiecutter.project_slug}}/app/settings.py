@@ -210,10 +210,13 @@ def load_settings(of: type[SettingsT]) -> SettingsT:
         ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
     """
     settings, malformed = _parse(of)
-    problems = [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
-    if problems:
+    if problems := _sentences(settings, malformed):
         raise ConfigurationError("\n".join(problems))
     return settings
+
+
+def _sentences(settings: Settings, malformed: dict[str, str]) -> list[str]:
+    return [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
 
 
 def _parse(of: type[SettingsT]) -> tuple[SettingsT, dict[str, str]]:
@@ -269,8 +272,9 @@ def main() -> None:
         source = "environment" if name.upper() in names else str(file) if name.upper() in in_file else "default"
         value = "malformed" if name in malformed else getattr(settings, name)
         print(f"{name.upper():30} {value!s:30} {source}")
-    load_settings(Settings)
-    load_settings(MigrationSettings)
+    # A variable that both classes have is named once.
+    if problems := dict.fromkeys([*_sentences(*_parse(Settings)), *_sentences(settings, malformed)]):
+        raise ConfigurationError("\n".join(problems))
 
 
 if __name__ == "__main__":

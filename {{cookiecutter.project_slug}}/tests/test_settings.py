@@ -156,6 +156,10 @@ def test_the_command_shows_values_and_sources_but_no_secret(tmp_path: Path) -> N
     )
     assert wrong.returncode == 1
     assert wrong.stderr.splitlines()[-2].startswith("ALLOWED_HOSTS must not be *")
+    variables = env | {"ENVIRONMENT": "production", "DOCS": "perhaps", "MIGRATION_LOCK_WAIT": "long"}
+    every = subprocess.run(command, env=variables, check=False, capture_output=True, text=True).stderr.splitlines()
+    named = [line.replace(":", " ").split()[0] for line in every]
+    assert named == ["DOCS", "ALLOWED_HOSTS", "DATABASE_URL", "MIGRATION_LOCK_WAIT"]
 
 
 def test_the_example_of_an_env_file_is_up_to_date() -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
 
 from app.db.base import Base
+from app.db.migrations import sqlstate
 from app.settings import ROOT
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
@@ -240,7 +241,7 @@ def _are_alike(left: str, right: str, left_type: str, right_type: str) -> bool:
                 f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT CAST({left} AS {left_type}), CAST({right} AS {right_type})"
             ).scalar_one()
     except DBAPIError as error:
-        if (getattr(error.orig, "sqlstate", None) or "")[:2] not in ("22", "42"):
+        if sqlstate(error)[:2] not in ("22", "42"):
             raise
         return False  # a type that does not exist yet, or a default that does not suit it
     left, right = plan["Plan"]["Output"]

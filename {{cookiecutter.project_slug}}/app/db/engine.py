@@ -4,7 +4,6 @@ import asyncio
 import ssl
 import time
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from pydantic import SecretStr
@@ -12,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.db.url import connect_arguments
+from app.db.url import connect_arguments, parameters
 from app.settings import MigrationSettings, Settings
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
@@ -40,7 +39,7 @@ def create_engine(
     """
     url = url or settings.database
     arguments = connect_arguments(url.get_secret_value()) if url else {}
-    named = dict(parse_qsl(urlsplit(arguments.get("dsn", "")).query))  # what the URL says of the session wins
+    named = parameters(arguments.get("dsn", ""))  # what the URL says of the session wins
     extra: dict[str, Any] = {
         "command_timeout": command_timeout,
         "server_settings": {k: v for k, v in (server_settings or {}).items() if k not in named},
@@ -86,9 +85,8 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
     if not settings.database_pooler:
         server_settings["statement_timeout"] = str(round(settings.database_statement_timeout * 1000))
     options: dict[str, Any] = {}
-    if (
-        read_only and settings.database_pooler
-    ):  # which forgets a setting of the session, and has no session to autocommit in
+    if read_only and settings.database_pooler:
+        # It forgets a setting of the session, and a statement outside of a transaction may be executed elsewhere.
         options["execution_options"] = {"postgresql_readonly": True}
     elif read_only:
         options["isolation_level"] = "AUTOCOMMIT"

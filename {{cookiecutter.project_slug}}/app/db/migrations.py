@@ -203,8 +203,13 @@ def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
 
 def _limit(connection: Connection, lock_timeout: str, statement_timeout: str) -> None:
     """Set the session's time limits: the role or the database may have others than none."""
-    names = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
-    _ask(connection, "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in names.items()))
+    _ask(connection, _setting(lock_timeout, statement_timeout, is_local=False))
+
+
+def _setting(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
+    """Return the query that sets the time limits, of the transaction if `is_local`, or else of the session."""
+    limits = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
+    return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items())
 
 
 def _ask(connection: Connection, query: str) -> Any:
@@ -256,13 +261,8 @@ def _time_limits(connection: Connection, settings: MigrationSettings) -> Iterato
 
     A time limit would leave an invalid index behind a CREATE INDEX CONCURRENTLY, which blocks no one while it waits.
     """
-    limits = {
-        "lock_timeout": settings.migration_lock_timeout,
-        "statement_timeout": settings.migration_statement_timeout,
-    }
-    query = "SELECT " + ", ".join(
-        f"set_config('{name}', '{round(limit * 1000)}', true)" for name, limit in limits.items()
-    )
+    limits = f"{settings.migration_lock_timeout}s", f"{settings.migration_statement_timeout}s"
+    query = _setting(*limits, is_local=True)
 
     def limit(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
@@ -285,7 +285,7 @@ def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings
             with _time_limits(connection, settings):
                 return context.run_migrations()
         except DBAPIError as error:
-            if _sqlstate(error) not in LOCK_FAILURES:
+            if sqlstate(error) not in LOCK_FAILURES:
                 raise
             connection.rollback()
             heads = context.get_context().get_current_heads()
@@ -311,7 +311,7 @@ def _short_errors() -> Iterator[None]:
             raise error or raised from None
         if place := _place(error):
             raise CommandError(f"{place}: {_reason(error)}") from error
-        if _sqlstate(error) in REFUSALS or error.connection_invalidated:
+        if sqlstate(error) in REFUSALS or error.connection_invalidated:
             raise CommandError(_reason(error)) from error
         raise
     except CommandError as error:
@@ -337,8 +337,9 @@ def _place(error: BaseException) -> str | None:
     return None
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
+def sqlstate(error: DBAPIError) -> str:
+    """Return PostgreSQL's code for what went wrong; empty: the server did not say."""
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _reason(error: DBAPIError) -> str:

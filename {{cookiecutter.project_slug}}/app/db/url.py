@@ -58,8 +58,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
         raise ValueError("channel_binding must be disable, prefer or require")
     if binding == "require" or query.get("sslrootcert") == "system":
         arguments["ssl"] = _verifying(query)
-    parameters = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
-    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{parts.path}{parameters}"}
+    rest = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
+    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{parts.path}{rest}"}
 
 
 def _time_limit(seconds: str) -> float | None:
@@ -84,14 +84,17 @@ def _verifying(query: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
+def parameters(dsn: str) -> dict[str, str]:
+    """Return what stands after the ? of a DSN that `connect_arguments` made."""
+    return dict(parse_qsl(urlsplit(dsn).query))
+
+
 def is_encrypted(url: str) -> bool:
     """Say whether a connection by `url` is sure to be encrypted, or leads to this machine only."""
     arguments = connect_arguments(url)
-    parts = urlsplit(arguments["dsn"])
-    hosts = arguments.get("host") or parts.netloc.rpartition("@")[2].split(",")
-    mode = dict(parse_qsl(parts.query)).get("sslmode")
+    hosts = arguments.get("host") or urlsplit(arguments["dsn"]).netloc.rpartition("@")[2].split(",")
     return (
         "ssl" in arguments
-        or mode in ("require", "verify-ca", "verify-full")
+        or parameters(arguments["dsn"]).get("sslmode") in ("require", "verify-ca", "verify-full")
         or all(re.match(r"(/|$|:\d|localhost\b|127\.|\[?::1\b)", host) for host in hosts)
     )

@@ -17,6 +17,15 @@ from sqlalchemy.pool import NullPool
 from app.db.engine import create_engine
 from app.settings import ROOT, Settings
 
+# What many revisions do, and who holds the lock of the migrations.
+TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
+CONCURRENTLY = """\
+with op.get_context().autocommit_block():
+        op.create_index("ix_things", "things", ["id"], postgresql_concurrently=True, if_not_exists=True)"""
+LOCKS = """
+    SELECT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 REVISION = """\
 import sqlalchemy as sa
 from alembic import op

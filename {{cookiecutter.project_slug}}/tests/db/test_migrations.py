@@ -2,16 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from tests.db.conftest import Project, only_line
-
-TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
-CONCURRENTLY = """\
-with op.get_context().autocommit_block():
-        op.create_index("ix_things", "things", ["id"], postgresql_concurrently=True, if_not_exists=True)"""
-LOCKS = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+from tests.db.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
 
 
 async def test_any_number_of_upgrades_at_once_migrate_once(project: Project) -> None:
