@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import event
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -15,6 +15,7 @@ from app.db.url import connect_arguments, parameters
 from app.settings import MigrationSettings, Settings
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
+NO_ANSWER = "no answer in time"
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 
 
@@ -55,7 +56,7 @@ def create_engine(
         try:
             return await asyncpg.connect(**(arguments or await asyncio.to_thread(_devdb_arguments)), **extra)
         except TimeoutError as error:
-            raise DatabaseUnavailable("cannot connect to the database: no answer in time") from error
+            raise DatabaseUnavailable(f"cannot connect to the database: {NO_ANSWER}") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
             raise DatabaseUnavailable(
@@ -104,6 +105,11 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         **options,
     )
 
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def name_the_timeout(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, TimeoutError):
+            raise DatabaseUnavailable(NO_ANSWER) from context.original_exception
+
     @event.listens_for(engine.sync_engine, "checkin")
     def note_the_time(connection: Any, record: Any) -> None:
         record.info["idle_since"] = time.monotonic()
@@ -112,8 +118,11 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
     def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
         idle = time.monotonic() - record.info.get("idle_since", time.monotonic())
         dialect = engine.sync_engine.dialect
-        if connection.driver_connection.is_closed() or (idle > FRESH and not dialect._do_ping_w_event(connection)):
-            raise InvalidatePoolError
+        try:
+            if connection.driver_connection.is_closed() or (idle > FRESH and not dialect._do_ping_w_event(connection)):
+                raise InvalidatePoolError
+        except TimeoutError as error:
+            raise DatabaseUnavailable(NO_ANSWER) from error
 
     return engine
 

@@ -29,7 +29,7 @@ class ReadOnlySession(NoLazyLoading):
 
 
 @event.listens_for(ReadOnlySession, "before_flush")
-def refuse_to_write(session: Session, *_: Any) -> None:
+def refuse_to_write(session: Session | AsyncSession, *_: Any) -> None:
     if session.new or session.dirty or session.deleted:
         raise InvalidRequestError("a ReadSessionDep only reads: take a SessionDep to write")
 
@@ -51,7 +51,7 @@ async def get_read_session(request: Request) -> AsyncIterator[AsyncSession]:
     """Yield a session in which each statement sees what is committed by then, and none may write."""
     async with request.app.state.read_sessionmaker() as session:
         yield session
-        await session.flush()  # refuses what was changed
+        refuse_to_write(session)
 
 
 # Of function scope: the commit comes before the response, so a commit that fails is never a 2xx.

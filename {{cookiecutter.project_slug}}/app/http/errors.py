@@ -128,6 +128,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(DBAPIError, database_error)
-    for unavailable in (DatabaseUnavailable, PoolTimeoutError, TimeoutError):
+    for unavailable in (DatabaseUnavailable, PoolTimeoutError):
         app.add_exception_handler(unavailable, database_unavailable)
     app.add_exception_handler(Exception, unexpected)

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import engine as module
-from app.db.engine import create_pool
+from app.db.engine import DatabaseUnavailable, create_pool
 from app.db.session import ReadSessionDep
 from app.main import create_app
 from app.settings import Settings
@@ -95,6 +95,28 @@ async def test_an_exhausted_pool_is_503_within_the_time_limit(settings: Settings
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/asks")).status_code == 200
     await app.state.read_engine.dispose()
+
+
+async def test_a_database_that_does_not_answer_is_unavailable(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = create_pool(settings.model_copy(update={"database_statement_timeout": 0.2}))
+    async with pool.connect() as connection:
+        await connection.execute(text("SET statement_timeout = 0"))  # or the server would speak first
+        with pytest.raises(DatabaseUnavailable, match="no answer in time"):
+            await connection.execute(text("SELECT pg_sleep(60)"))
+
+    async def no_ping(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(module, "FRESH", 0)
+    await ask(pool, "SELECT 1")
+    monkeypatch.setattr("asyncpg.Connection.fetchrow", no_ping)
+    with pytest.raises(DatabaseUnavailable, match="no answer in time"):
+        await ask(pool, "SELECT 1")
+    monkeypatch.undo()
+    assert await ask(pool, "SELECT 1") == 1
+    await pool.dispose()
 
 
 async def test_reading_is_without_transactions_and_cannot_write(settings: Settings) -> None:

@@ -39,6 +39,10 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     async def time_out() -> None:
         raise PoolTimeoutError("QueuePool limit of size 5 overflow 10 reached")
 
+    @app.get("/late")
+    async def wait_for_another_service() -> None:
+        raise TimeoutError
+
     @app.get("/wrong-sql")
     async def ask_nonsense(session: SessionDep) -> None:
         await session.execute(text("SELECT secret FROM plans"))
@@ -60,6 +64,7 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
         ("PUT", "/things", 405, {}),
         ("GET", "/forbidden", 403, {"detail": "not for you"}),
         ("GET", "/broken", 500, {}),
+        ("GET", "/late", 500, {}),
         ("GET", "/wrong-sql", 500, {}),
         ("GET", "/crowded", 503, {"detail": "the database is not available"}),
         ("GET", "/slow", 503, {"detail": "the database is not available"}),
