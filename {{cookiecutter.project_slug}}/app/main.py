@@ -66,6 +66,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def __dir__() -> list[str]:
+    """Name `app`, too, for `fastapi dev` and its like, which look for it here."""
     return [*globals(), "app"]
 
 

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -57,13 +58,24 @@ def _split(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be a JSON list, or separated by commas") from None
     return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _like(pattern: str, examples: str, value: str) -> str:
+    if not re.fullmatch(pattern, value):
+        raise ValueError(f"{value} must look like {examples}")
+    return value
 
 
 DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
 Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
-Texts = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Host = Annotated[str, AfterValidator(partial(_like, r"\*|(\*\.)?[^*/:\s]+", "example.com, *.example.com or *"))]
+Origin = Annotated[str, AfterValidator(partial(_like, r"\*|https?://[^*/\s]+", "https://example.com or *"))]
+Listed = BeforeValidator(_split)
 
 
 class Settings(BaseSettings):
@@ -88,9 +100,9 @@ class Settings(BaseSettings):
     ] = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
 
-    allowed_hosts: Texts = ["*"]
+    allowed_hosts: Annotated[list[Host], NoDecode, Listed, Field(min_length=1)] = ["*"]
     """The host names that clients may ask for, `*.example.com` included"""
-    cors_origins: Texts = []
+    cors_origins: Annotated[list[Origin], NoDecode, Listed] = []
     """The origins of web pages that may call the API, such as https://example.com"""
     docs: bool | None = None
     """Serve /docs, /redoc and /openapi.json? Unset: everywhere but in production"""
@@ -244,16 +256,12 @@ def env_example() -> str:
     text = "# Copy to .env; the process environment wins over it. Each line shows the default. `${NAME}` stands for another variable.\n"
     for name, field in MigrationSettings.model_fields.items():
         default = None if field.default_factory else field.default
-        value = (
-            ",".join(default)
-            if isinstance(default, list)
-            else str(default).lower()
-            if isinstance(default, bool)
-            else default
-        )
-        text += f"\n# {field.description}\n" + (
-            f"# {name.upper()}=\n" if value in (None, "") else f"{name.upper()}={value}\n"
-        )
+        if isinstance(default, list):
+            default = ",".join(default)
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        line = f"# {name.upper()}=" if default in (None, "") else f"{name.upper()}={default}"
+        text += f"\n# {field.description}\n{line}\n"
     return text
 
 
@@ -262,12 +270,12 @@ def main() -> None:
     if "--env-example" in sys.argv:
         print(env_example(), end="")
         return
+    settings, malformed = _parse(MigrationSettings)
     file = _env_file()
     names = {name.upper() for name, value in os.environ.items() if value}
     in_file = {
         name.upper() for name, value in (dotenv_values(file, encoding="utf-8-sig") if file else {}).items() if value
     }
-    settings, malformed = _parse(MigrationSettings)
     for name in MigrationSettings.model_fields:
         source = "environment" if name.upper() in names else str(file) if name.upper() in in_file else "default"
         value = "malformed" if name in malformed else getattr(settings, name)

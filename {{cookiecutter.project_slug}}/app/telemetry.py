@@ -46,7 +46,8 @@ def configure(engines: Iterable[AsyncEngine], environment: str) -> TelemetryConf
 
 
 def is_probe(scope: Any) -> bool:
-    return scope["path"].startswith("/health/")  # type: ignore[no-any-return]
+    path: str = scope.get("path", "")
+    return path.removeprefix(scope.get("root_path", "")).startswith("/health/")
 
 
 def trace_id() -> str | None:
@@ -81,14 +82,22 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith("opentelemetry"):
             return  # or the next thing to export would be that exporting failed
-        _logs.get_logger(record.name).emit(
-            timestamp=int(record.created * 1e9),
-            severity_number=_logs.SeverityNumber(min(record.levelno // 10, 5) * 4 + 1),
-            severity_text=record.levelname,
-            body=self.format(record),
-            attributes={
-                name: value
-                for name, value in vars(record).items()
-                if name not in STANDARD and isinstance(value, str | int | float)
-            },
-        )
+        try:
+            _logs.get_logger(record.name).emit(
+                timestamp=int(record.created * 1e9),
+                severity_number=_logs.SeverityNumber(min(record.levelno // 10, 5) * 4 + 1),
+                severity_text=record.levelname,
+                body=sendable(self.format(record)),
+                attributes={
+                    name: sendable(value)
+                    for name, value in vars(record).items()
+                    if name not in STANDARD and isinstance(value, str | int | float)
+                },
+            )
+        except (LookupError, TypeError, ValueError):  # of formatting; a line that cannot be written breaks no request
+            self.handleError(record)
+
+
+def sendable(value: Any) -> Any:
+    """Replace lone surrogates in a text: UTF-8, and so OTLP, has none."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

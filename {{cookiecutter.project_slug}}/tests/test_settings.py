@@ -162,6 +162,35 @@ def test_the_command_shows_values_and_sources_but_no_secret(tmp_path: Path) -> N
     assert named == ["DOCS", "ALLOWED_HOSTS", "DATABASE_URL", "MIGRATION_LOCK_WAIT"]
 
 
+def test_the_command_needs_a_file_of_text(tmp_path: Path) -> None:
+    (tmp_path / "bad.env").write_bytes(b"\xff\xfe")
+    env = {"ENV_FILE": str(tmp_path / "bad.env"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "app.settings"], env=env, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'bad.env'} must be UTF-8 text\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("ALLOWED_HOSTS", "*example.com", "*example.com must look like example.com, *.example.com or *"),
+        ("ALLOWED_HOSTS", "a.com,https://b.com", "https://b.com must look like"),
+        ("ALLOWED_HOSTS", ",", "at least 1 item"),
+        ("ALLOWED_HOSTS", '["a.com"', "must be a JSON list, or separated by commas"),
+        ("CORS_ORIGINS", "example.com", "example.com must look like https://example.com or *"),
+        ("CORS_ORIGINS", "https://example.com/", "must look like https://example.com"),
+        ("CORS_ORIGINS", "https://*.example.com", "must look like https://example.com"),
+    ],
+)
+def test_a_host_or_origin_that_none_could_match_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, problem: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(Settings)
+    assert str(error.value).startswith(f"{name}: ")
+    assert problem in str(error.value)
+
+
 def test_the_example_of_an_env_file_is_up_to_date() -> None:
     """`uv run python -m app.settings --env-example > .env.example` writes it."""
     assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example()

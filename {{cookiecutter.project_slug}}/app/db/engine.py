@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import ExceptionContext, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.db.url import connect_arguments, parameters
@@ -17,6 +17,8 @@ from app.settings import MigrationSettings, Settings
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
 NO_ANSWER = "no answer in time"
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
+IN_FAILED_TRANSACTION = "25P02"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+PING = 2.0  # seconds that the server has to show that one is
 
 
 class DatabaseUnavailable(Exception):
@@ -106,9 +108,23 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
     )
 
     @event.listens_for(engine.sync_engine, "handle_error")
-    def name_the_timeout(context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, TimeoutError):
-            raise DatabaseUnavailable(NO_ANSWER) from context.original_exception
+    def note_the_error(context: ExceptionContext) -> None:
+        error = context.original_exception
+        if isinstance(error, TimeoutError):
+            raise DatabaseUnavailable(NO_ANSWER) from error
+        if getattr(error, "sqlstate", None) == IN_FAILED_TRANSACTION:
+            raise InvalidRequestError(
+                "a statement before has failed, and the transaction with it: "
+                "where you catch such an error, execute the statement in `async with session.begin_nested()`"
+            ) from error
+        if context.connection is not None:
+            context.connection.info["has_failed"] = True
+
+    @event.listens_for(engine.sync_engine, "commit")
+    def commit_no_failed_transaction(connection: Connection) -> None:
+        # PostgreSQL would roll it back, and say so in no way that SQLAlchemy notices.
+        if connection.info.pop("has_failed", False):
+            connection.exec_driver_sql("SELECT 1")
 
     @event.listens_for(engine.sync_engine, "checkin")
     def note_the_time(connection: Any, record: Any) -> None:
@@ -117,14 +133,20 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "checkout")
     def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
         idle = time.monotonic() - record.info.get("idle_since", time.monotonic())
-        dialect = engine.sync_engine.dialect
-        try:
-            if connection.driver_connection.is_closed() or (idle > FRESH and not dialect._do_ping_w_event(connection)):
-                raise InvalidatePoolError
-        except TimeoutError as error:
-            raise DatabaseUnavailable(NO_ANSWER) from error
+        if connection.driver_connection.is_closed() or (idle > FRESH and not _is_alive(connection)):
+            raise InvalidatePoolError
 
     return engine
+
+
+def _is_alive(connection: Any) -> bool:
+    try:
+        connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=PING))
+    except TimeoutError as error:
+        raise DatabaseUnavailable(NO_ANSWER) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    return True
 
 
 def _devdb_arguments() -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What went wrong -> RFC 9457 problems."""
 
 import logging
+import re
 from collections.abc import Mapping
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 import asyncpg
@@ -10,11 +11,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
+from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from app.db.base import Base
 from app.db.engine import DatabaseUnavailable
@@ -23,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 CONFLICTS = {
     asyncpg.UniqueViolationError: "already exists",
+    asyncpg.ExclusionViolationError: "conflicts with what exists",
     asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
+    asyncpg.RestrictViolationError: "is still referred to",
 }
 # The same request may well succeed a moment later.
 PASSING = (
@@ -58,9 +62,13 @@ DOCUMENTATION: dict[int | str, dict[str, Any]] = {
 
 
 def problem(
-    request: Request, status: int, detail: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
+    request: HTTPConnection,
+    status: int,
+    detail: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> Response:
-    title = HTTPStatus(status).phrase
+    title = responses.get(status, "Error")
     body = Problem(
         title=title,
         status=status,
@@ -68,20 +76,27 @@ def problem(
         request_id=getattr(request.state, "request_id", None),
         **more,
     )
-    return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
+    content = body.model_dump(mode="json", exclude_none=True, fallback=str)
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
 async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:  # Starlette names the methods of one route of several
-        routes = (route for route in iter_route_contexts(request.app.router.routes) if hasattr(route, "path_regex"))
-        methods = {m for route in routes if route.path_regex.match(request.scope["path"]) for m in route.methods or ()}
-        error.headers = {"Allow": ", ".join(sorted(methods))}
-    if error.status_code in (204, 304):
-        return Response(status_code=error.status_code, headers=error.headers)
-    detail = error.detail if isinstance(error.detail, str) else None
-    more = {} if detail else {"errors": [{"msg": error.detail}]}
-    return problem(request, error.status_code, detail, error.headers, **more)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(allowed_methods(request) | {*re.findall(r"\w+", headers.get("Allow", ""))}))
+    if not is_body_allowed_for_status_code(error.status_code):
+        return Response(status_code=error.status_code, headers=headers)
+    if isinstance(error.detail, str):
+        return problem(request, error.status_code, error.detail, headers)
+    return problem(request, error.status_code, headers=headers, errors=[{"msg": error.detail}])
+
+
+def allowed_methods(request: Request) -> set[str]:
+    """Return the methods of all routes with the path of `request`; Starlette's exception names those of one."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = (route for route in iter_route_contexts(request.app.router.routes) if hasattr(route, "path_regex"))
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
 
 
 async def invalid_request(request: Request, error: Exception) -> Response:

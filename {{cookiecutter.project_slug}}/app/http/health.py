@@ -26,12 +26,14 @@ class Health(BaseModel):
     reason: str | None = None
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def live() -> Health:
     """The process answers; the database is not asked."""
     return Health(status="ok")
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses={503: {"model": Health}})
 async def ready(request: Request, response: Response) -> Health:
     """The database answers, and its schema is not older than this code."""
@@ -49,7 +51,7 @@ async def why_not_ready(engine: AsyncEngine) -> str | None:
     done, _ = await asyncio.wait({probe}, timeout=TIME_LIMIT)
     if not done:
         probe.cancel()
-        return f"the database did not answer within {TIME_LIMIT:g} s"
+        return f"the database did not answer, or no connection was free, within {TIME_LIMIT:g} s"
     try:
         current = probe.result()
     except (DatabaseUnavailable, DBAPIError) as error:

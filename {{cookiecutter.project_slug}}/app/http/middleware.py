@@ -6,14 +6,15 @@ import time
 from uuid import uuid4
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import problem
 from app.settings import Environment, Settings
-from app.telemetry import trace_id
+from app.telemetry import is_probe, trace_id
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
@@ -42,7 +43,6 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.max_body_size = settings.max_body_size
         self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,75 +50,106 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
+        given = header(scope, b"x-request-id")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        # Never unbound: each request is a task of its own, and the server logs an unexpected error after this returns.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 500
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), *self.headers, (b"x-request-id", request_id.encode())]
-                html = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
-                headers.append(PAGE if html else CONTENT)
+                given = dict(message.get("headers", ()))
+                is_page = given.get(b"content-type", b"").startswith(b"text/html")
+                ours = [*self.headers, PAGE if is_page else CONTENT, (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", ()), *(header for header in ours if header[0] not in given)]
                 message = {**message, "headers": headers}
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                if int(headers.get(b"content-length", 0)) > self.max_body_size:  # or FastAPI would answer in plain text
-                    await problem(Request(scope), 413)(scope, receive, send_with_headers)
-                else:
-                    await self.app(scope, receive, send_with_headers)
-            finally:
-                if logger.isEnabledFor(logging.INFO):
-                    duration = round((time.perf_counter() - start) * 1000, 2)
-                    extra = {
-                        "method": scope["method"],
-                        "route": route(scope),
-                        "status": status,
-                        "duration_ms": duration,
-                    }
-                    if trace := trace_id():
-                        extra["trace_id"] = trace
-                    logger.info("request", extra=extra)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            if logger.isEnabledFor(logging.INFO):
+                extra = {
+                    "method": scope["method"],
+                    "route": route(scope),
+                    "status": status,
+                    "duration_ms": round((time.perf_counter() - start) * 1000, 2),
+                }
+                if trace := trace_id():
+                    extra["trace_id"] = trace
+                logger.info("request", extra=extra)
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the last header of a request with the name, or nothing."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(name, b"")
 
 
 def route(scope: Scope) -> str | None:
     """Return the path with the names of its parameters in the place of their values, which may be private."""
-    if "route" not in scope:
-        return None
-    path: str = scope["path"]
-    for name, value in reversed(scope.get("path_params", {}).items()):
-        before, found, after = path.rpartition(f"/{value}")
-        path = before + "/{" + name + "}" + after if found else path
-    return path
+    # The route itself lacks the prefixes of the routers that include it.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    return getattr(included or scope.get("route"), "path_format", None)
 
 
-class HostMiddleware(TrustedHostMiddleware):
-    """Refuses other hosts than the service's, except for the probes of an orchestrator, which ask an address."""
+class LengthMiddleware:
+    """Refuses a body that announces to be too long: FastAPI, which counts what comes, would answer in plain text."""
+
+    def __init__(self, app: ASGIApp, max_body_size: int) -> None:
+        self.app = app
+        self.max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("path", "").startswith("/health/"):
-            await self.app(scope, receive, send)
+        if scope["type"] == "http" and int(header(scope, b"content-length") or 0) > self.max_body_size:
+            await problem(HTTPConnection(scope), 413)(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await self.app(scope, receive, send)
+
+
+class HostMiddleware:
+    """Refuses other hosts than the service's, except for the probes of an orchestrator, which ask an address."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: list[str]) -> None:
+        self.app = app
+        self.judge = TrustedHostMiddleware(nothing, allowed_hosts, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = False
+
+        async def refuse(_: Message) -> None:
+            nonlocal refused
+            refused = True
+
+        if not is_probe(scope):
+            await self.judge(scope, receive, refuse)
+        app = problem(HTTPConnection(scope), 400, "this is no host of the service") if refused else self.app
+        await app(scope, receive, send)
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer nothing."""
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
-    """Add the middleware that `settings` ask for; what is added last comes first."""
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["Location", "X-Request-ID"],
-        )
-    if "*" not in settings.allowed_hosts:
-        app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False)
-    # Outside of Starlette's own, so that an unexpected error has an id and its line, too.
+    """Add the middleware that `settings` ask for, outside of Starlette's own: all of it sees unexpected errors, too."""
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: RequestMiddleware(build(), settings)  # type: ignore[method-assign]
+
+    def build_middleware_stack() -> ASGIApp:
+        stack: ASGIApp = LengthMiddleware(build(), settings.max_body_size)
+        if "*" not in settings.allowed_hosts:
+            stack = HostMiddleware(stack, settings.allowed_hosts)
+        if settings.cors_origins:
+            stack = CORSMiddleware(
+                stack,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["Location", "X-Request-ID"],
+            )
+        return RequestMiddleware(stack, settings)
+
+    app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]

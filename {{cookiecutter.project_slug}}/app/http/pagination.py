@@ -30,7 +30,7 @@ def decode_cursor(cursor: str) -> UUID:
         key = UUID(bytes=urlsafe_b64decode(f"{cursor}=="))
     except ValueError:
         key = None
-    if key is None or encode_cursor(key) != cursor:
+    if key is None or encode_cursor(key) != cursor:  # base64 skips what it does not know
         raise ValueError("no page ended with this cursor")
     return key
 

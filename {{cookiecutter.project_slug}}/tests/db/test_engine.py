@@ -62,14 +62,13 @@ async def test_only_a_connection_that_has_idled_is_tried(
     pool: AsyncEngine, monkeypatch: pytest.MonkeyPatch, idle: float, pings: int
 ) -> None:
     counted = []
-    dialect = pool.sync_engine.dialect
-    ping = dialect._do_ping_w_event
+    is_alive = module._is_alive
 
     def count(connection: object) -> bool:
         counted.append(connection)
-        return ping(connection)  # type: ignore[arg-type]
+        return is_alive(connection)
 
-    monkeypatch.setattr(dialect, "_do_ping_w_event", count)
+    monkeypatch.setattr(module, "_is_alive", count)
     await ask(pool, "SELECT 1")
     now = time.monotonic
     monkeypatch.setattr("app.db.engine.time.monotonic", lambda: now() + idle)
@@ -106,12 +105,9 @@ async def test_a_database_that_does_not_answer_is_unavailable(
         with pytest.raises(DatabaseUnavailable, match="no answer in time"):
             await connection.execute(text("SELECT pg_sleep(60)"))
 
-    async def no_ping(*_: object) -> None:
-        raise TimeoutError
-
     monkeypatch.setattr(module, "FRESH", 0)
     await ask(pool, "SELECT 1")
-    monkeypatch.setattr("asyncpg.Connection.fetchrow", no_ping)
+    monkeypatch.setattr(module, "PING", 0)
     with pytest.raises(DatabaseUnavailable, match="no answer in time"):
         await ask(pool, "SELECT 1")
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from fastapi import FastAPI, HTTPException
@@ -36,6 +37,19 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
         await session.execute(INSERT, {"parent": parent})
         raise RuntimeError("a bug")
 
+    @app.post("/caught/{parent}")
+    async def add_child_and_catch(parent: int, session: SessionDep) -> None:
+        await session.execute(INSERT, {"parent": 1})
+        with suppress(DBAPIError):
+            await session.execute(INSERT, {"parent": parent})
+
+    @app.post("/caught-in-a-savepoint/{parent}")
+    async def add_child_in_a_savepoint(parent: int, session: SessionDep) -> None:
+        await session.execute(INSERT, {"parent": 1})
+        with suppress(DBAPIError):
+            async with session.begin_nested():
+                await session.execute(INSERT, {"parent": parent})
+
     async with app.router.lifespan_context(app):
         async with app.state.engine.begin() as connection:
             await connection.execute(text("CREATE TABLE parents (id int PRIMARY KEY)"))
@@ -54,8 +68,18 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
         ("/children/-1", 500, 0),
         ("/refused/1", 409, 0),
         ("/broken/1", 500, 0),
+        ("/caught/-1", 500, 0),
+        ("/caught-in-a-savepoint/-1", 200, 1),
     ],
-    ids=["committed", "the commit fails", "the statement fails", "an HTTPException", "a bug"],
+    ids=[
+        "committed",
+        "the commit fails",
+        "the statement fails",
+        "an HTTPException",
+        "a bug",
+        "an error is caught",
+        "in a savepoint",
+    ],
 )
 async def test_a_row_is_there_if_and_only_if_the_answer_says_so(
     app: FastAPI, path: str, status: int, rows: int

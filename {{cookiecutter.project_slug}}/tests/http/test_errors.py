@@ -1,7 +1,9 @@
 """Whatever goes wrong is a problem, as RFC 9457 has it, that says what a client may know."""
 
 from collections.abc import AsyncIterator
+from datetime import date
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from fastapi import FastAPI, HTTPException
@@ -11,6 +13,21 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.db.session import SessionDep
+
+CONFLICTS = {
+    "still referred to": (
+        "CREATE TEMP TABLE parents (id int PRIMARY KEY)",
+        "CREATE TEMP TABLE children (id int REFERENCES parents ON DELETE RESTRICT)",
+        "INSERT INTO parents VALUES (1)",
+        "INSERT INTO children VALUES (1)",
+        "DELETE FROM parents",
+    ),
+    "conflicts with what exists": (
+        "CREATE TEMP TABLE bookings (during int4range, EXCLUDE USING gist (during WITH &&))",
+        "INSERT INTO bookings VALUES ('[1, 3]')",
+        "INSERT INTO bookings VALUES ('[2, 4]')",
+    ),
+}
 
 
 @pytest.fixture
@@ -38,6 +55,15 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     @app.get("/crowded")
     async def time_out() -> None:
         raise PoolTimeoutError("QueuePool limit of size 5 overflow 10 reached")
+
+    @app.get("/odd/{status}")
+    async def answer_oddly(status: int) -> None:
+        raise HTTPException(status, {"when": date(2026, 1, 1), "who": UUID(int=0)})
+
+    @app.get("/conflicts/{kind}")
+    async def break_a_constraint(kind: str, session: SessionDep) -> None:
+        for statement in CONFLICTS[kind]:
+            await session.execute(text(statement))
 
     @app.get("/late")
     async def wait_for_another_service() -> None:
@@ -86,6 +112,32 @@ async def test_an_error_is_a_problem(
 async def test_an_exception_keeps_its_headers(client: AsyncClient) -> None:
     assert (await client.get("/forbidden")).headers["x-reason"] == "none"
     assert (await client.put("/things")).headers["allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize(("status", "title"), [(418, "I'm a Teapot"), (499, "Error")])
+async def test_any_status_and_detail_will_do(client: AsyncClient, status: int, title: str) -> None:
+    response = await client.get(f"/odd/{status}")
+    assert (response.status_code, response.json()["title"]) == (status, title)
+    assert response.json()["errors"][0]["msg"] == {
+        "when": "2026-01-01",
+        "who": "00000000-0000-0000-0000-000000000000",
+    }
+    empty = await client.get("/odd/205")
+    assert (empty.status_code, empty.content) == (205, b"")
+
+
+@pytest.mark.parametrize("kind", CONFLICTS)
+async def test_a_violated_constraint_is_a_conflict(client: AsyncClient, kind: str) -> None:
+    response = await client.get(f"/conflicts/{kind}")
+    assert response.status_code == 409
+    assert kind in response.json()["detail"]
+
+
+async def test_a_405_names_the_methods_wherever_the_application_is(app: FastAPI) -> None:
+    for root_path in ("", "/shop"):
+        transport = ASGITransport(app, root_path=root_path)
+        async with AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.put(f"{root_path}/api/v1/items")).headers["allow"] == "GET, POST"
 
 
 async def test_what_is_invalid_is_named_and_not_repeated(client: AsyncClient) -> None:

@@ -5,6 +5,7 @@ import socket
 import pytest
 from alembic import command
 from alembic.config import Config
+from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import NullPool, text
 
@@ -45,6 +46,12 @@ async def test_live_does_not_ask_the_database() -> None:
     assert await get("/health/live", NOWHERE) == (200, "")
 
 
+async def test_a_monitor_may_ask_for_the_headers_only(app: FastAPI) -> None:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        assert (await client.head("/health/live")).status_code == 200
+        assert (await client.head("/health/ready")).status_code in (200, 503)
+
+
 async def test_ready_when_the_schema_is_at_head(database_url: str) -> None:
     assert await get("/health/ready", database_url) == (200, "")
 
@@ -60,7 +67,7 @@ async def test_not_ready_when_the_database_does_not_answer_in_time(monkeypatch: 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         status, reason = await get("/health/ready", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nowhere")
     assert status == 503
-    assert "did not answer within" in reason
+    assert "did not answer" in reason
 
 
 async def test_not_ready_when_the_database_has_no_schema(empty_database_url: str) -> None:

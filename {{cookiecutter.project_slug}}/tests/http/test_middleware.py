@@ -4,7 +4,9 @@ import logging
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI, HTTPException
+from fastapi.responses import HTMLResponse
 from httpx2 import ASGITransport, AsyncClient
 
 from app.main import create_app
@@ -25,6 +27,10 @@ def create(settings: Settings, **changes: Any) -> FastAPI:
         if secret == "refused":
             raise HTTPException(403)
 
+    @app.get("/private/@{name}")
+    async def read_page(name: str) -> HTMLResponse:
+        return HTMLResponse(name, headers={"X-Frame-Options": "SAMEORIGIN"})
+
     return app
 
 
@@ -39,15 +45,25 @@ async def test_a_request_s_id_is_taken_if_it_is_sane(settings: Settings, given: 
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(("secret", "status"), [("hunter2", 200), ("refused", 403), ("broken", 500)])
+@pytest.mark.parametrize(
+    ("path", "route", "status"),
+    [
+        ("/secrets/hunter2", "/secrets/{secret}", 200),
+        ("/secrets/refused", "/secrets/{secret}", 403),
+        ("/secrets/broken", "/secrets/{secret}", 500),
+        ("/private/@hunter2", "/private/@{name}", 200),
+        ("/api/v1/items/hunter2", "/api/v1/items/{item_id}", 422),
+        ("/hunter2", None, 404),
+    ],
+)
 async def test_a_line_says_what_became_of_a_request(
-    settings: Settings, caplog: pytest.LogCaptureFixture, secret: str, status: int
+    settings: Settings, caplog: pytest.LogCaptureFixture, path: str, route: str | None, status: int
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
         async with client(create(settings)) as http:
-            await http.get(f"/secrets/{secret}?token=hunter2")
+            await http.get(f"{path}?token=hunter2")
     [line] = [vars(record) for record in caplog.records if record.name == "app.access"]
-    assert (line["method"], line["route"], line["status"]) == ("GET", "/secrets/{secret}", status)
+    assert (line["method"], line["route"], line["status"]) == ("GET", route, status)
     assert line["duration_ms"] > 0
     assert "hunter2" not in str({name: value for name, value in line.items() if name != "args"})
 
@@ -61,20 +77,36 @@ async def test_responses_have_safe_headers(settings: Settings) -> None:
             assert headers["referrer-policy"] == "no-referrer"
             assert "default-src 'none'" in headers["content-security-policy"]
         assert "script-src-elem 'self'" in (await http.get("/docs")).headers["content-security-policy"]
+        assert (await http.get("/private/@me")).headers.get_list("x-frame-options") == ["SAMEORIGIN"]
+
+
+async def test_the_server_s_own_lines_name_the_request(settings: Settings) -> None:
+    async with client(create(settings)) as http:
+        answer = await http.get("/secrets/broken")
+    # uvicorn logs the traceback in the task of the request, after the application has answered.
+    assert structlog.contextvars.get_contextvars()["request_id"] == answer.headers["x-request-id"]
 
 
 async def test_only_the_hosts_of_the_service_are_answered(settings: Settings) -> None:
     async with client(create(settings, allowed_hosts=["example.com", "*.example.org"])) as http:
         for host, status in {"example.com": 404, "api.example.org": 404, "evil.com": 400, "test": 400}.items():
-            assert (await http.get("/nowhere", headers={"Host": host})).status_code == status
+            answer = await http.get("/nowhere", headers={"Host": host})
+            assert (answer.status_code, answer.json()["status"]) == (status, status)
         assert (await http.get("/health/live", headers={"Host": "10.0.0.1:8000"})).status_code == 200
+    app = create(settings, allowed_hosts=["example.com"])
+    async with AsyncClient(transport=ASGITransport(app, root_path="/shop"), base_url="http://test") as http:
+        assert (await http.get("/shop/health/live")).status_code == 200
+        assert (await http.get("/shop/nowhere")).status_code == 400
 
 
 async def test_only_named_origins_may_call(settings: Settings) -> None:
     origin, method = {"Origin": "https://example.com"}, {"Access-Control-Request-Method": "DELETE"}
     async with client(create(settings, cors_origins=["https://example.com"])) as http:
         assert (await http.options("/api/v1/items", headers=origin | method)).status_code == 200
-        assert (await http.get("/health/live", headers=origin)).headers["access-control-allow-origin"]
+        for path in ("/health/live", "/nowhere", "/secrets/broken"):
+            assert (await http.get(path, headers=origin)).headers["access-control-allow-origin"]
+        long = await http.post("/api/v1/items", content=b" " * 1_000_001, headers=origin)
+        assert (long.status_code, long.headers["access-control-allow-origin"]) == (413, "https://example.com")
         evil = await http.get("/health/live", headers={"Origin": "https://evil.com"})
         assert "access-control-allow-origin" not in evil.headers
     async with client(create(settings)) as http:

@@ -1,6 +1,7 @@
 """What a collector receives from the service as it is deployed: uvicorn, its own process, SIGTERM."""
 
 import gzip
+import logging
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from app.settings import ROOT
+from app.telemetry import Handler, sendable
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 WITHOUT_EXTRA = """
@@ -227,3 +229,9 @@ def test_without_the_extra_the_service_says_so_and_runs(database_url: str, colle
         assert service.client.get("/api/v1/items").status_code == 200
     assert service.output.count("uv sync --extra otel") == 1
     assert not collector.received
+
+
+def test_a_line_that_cannot_be_written_breaks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Handler().handle(logging.makeLogRecord({"name": "shop", "msg": "%s %s", "args": (1,)}))
+    assert "Logging error" in capsys.readouterr().err
+    assert sendable("a\ud800") == "a?"
