@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TIME_LIMIT = 10  # seconds, to connect
 
 
@@ -34,18 +35,21 @@ def connect_arguments(url: str) -> dict[str, Any]:
     for name in ("user", "password", "dbname", "database"):
         if name in query:
             arguments["database" if name == "dbname" else name] = query.pop(name)
-    ports = query.pop("port", "")
+    of_hosts = re.findall(r":([^,:\]]+)(?=,|$)", hosts)
+    ports = re.findall("[^,]+", query.pop("port", ""))
+    if not all(re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536 for port in (*of_hosts, *ports)):
+        raise ValueError("a port must be a number up to 65535 (in a password, %-encode what is no letter or digit)")
     if "host" in query:
-        ports = ports or ",".join(re.findall(r":(\d+)(?=,|$)", hosts))
+        ports = ports or of_hosts
         arguments["host"] = query.pop("host").split(",")
         hosts = ""
     if ports:
-        if not re.fullmatch(r"\d+(,\d+)*", ports):
-            raise ValueError("port must be a number")
-        arguments["port"] = [int(port) for port in ports.split(",")]
+        arguments["port"] = [int(port) for port in ports]
 
     if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode
         query.setdefault("sslmode", query.pop("ssl"))
+    if query.get("sslmode", "prefer") not in SSL_MODES:
+        raise ValueError(f"sslmode must be one of {', '.join(SSL_MODES)}")
     for name in ("sslrootcert", "sslcert", "sslkey"):
         if not query.get(name, "system"):
             del query[name]

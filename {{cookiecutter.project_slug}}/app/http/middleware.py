@@ -61,11 +61,11 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = dict(message.get("headers", ()))
-                is_page = given.get(b"content-type", b"").startswith(b"text/html")
+                theirs = dict(message.get("headers", ()))
+                is_page = theirs.get(b"content-type", b"").startswith(b"text/html")
                 ours = [*self.headers, PAGE if is_page else CONTENT, (b"x-request-id", request_id.encode())]
-                headers = [*message.get("headers", ()), *(header for header in ours if header[0] not in given)]
-                message = {**message, "headers": headers}
+                missing = (pair for pair in ours if pair[0] not in theirs)
+                message = {**message, "headers": [*message.get("headers", ()), *missing]}
             await send(message)
 
         try:
