@@ -66,15 +66,17 @@ def _split(value: Any) -> Any:
 
 
 def _like(pattern: str, examples: str, value: str) -> str:
-    if not re.fullmatch(pattern, value):
+    if not re.fullmatch(pattern, value.lower()):
         raise ValueError(f"{value} must look like {examples}")
-    return value
+    return value.lower()
 
 
 DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
 Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
 Host = Annotated[str, AfterValidator(partial(_like, r"\*|(\*\.)?[^*/:\s]+", "example.com, *.example.com or *"))]
-Origin = Annotated[str, AfterValidator(partial(_like, r"\*|https?://[^*/\s]+", "https://example.com or *"))]
+Origin = Annotated[
+    str, AfterValidator(partial(_like, r"\*|[a-z][a-z0-9+.-]*://[^*/?#@\s]+", "https://example.com or *"))
+]
 Listed = BeforeValidator(_split)
 
 

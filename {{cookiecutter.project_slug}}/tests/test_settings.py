@@ -191,6 +191,14 @@ def test_a_host_or_origin_that_none_could_match_is_refused(
     assert problem in str(error.value)
 
 
+def test_hosts_and_origins_are_compared_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "API.Example.com, localhost, my_host")
+    monkeypatch.setenv("CORS_ORIGINS", "https://Example.com:8443, capacitor://localhost, http://[::1]:3000")
+    settings = Settings()
+    assert settings.allowed_hosts == ["api.example.com", "localhost", "my_host"]
+    assert settings.cors_origins == ["https://example.com:8443", "capacitor://localhost", "http://[::1]:3000"]
+
+
 def test_the_example_of_an_env_file_is_up_to_date() -> None:
     """`uv run python -m app.settings --env-example > .env.example` writes it."""
     assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example()

@@ -16,6 +16,10 @@ from app.settings import MigrationSettings, Settings
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
 NO_ANSWER = "no answer in time"
+FAILED_TRANSACTION = (
+    "a statement before has failed, and the transaction with it: "
+    "where you catch such an error, execute the statement in `async with session.begin_nested()`"
+)
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 IN_FAILED_TRANSACTION = "25P02"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PING = 2.0  # seconds that the server has to show that one is
@@ -113,10 +117,7 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         if isinstance(error, TimeoutError):
             raise DatabaseUnavailable(NO_ANSWER) from error
         if getattr(error, "sqlstate", None) == IN_FAILED_TRANSACTION:
-            raise InvalidRequestError(
-                "a statement before has failed, and the transaction with it: "
-                "where you catch such an error, execute the statement in `async with session.begin_nested()`"
-            ) from error
+            raise InvalidRequestError(FAILED_TRANSACTION) from error
         if context.connection is not None:
             context.connection.info["has_failed"] = True
 
@@ -124,7 +125,11 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
     def commit_no_failed_transaction(connection: Connection) -> None:
         # PostgreSQL would roll it back, and say so in no way that SQLAlchemy notices.
         if connection.info.pop("has_failed", False):
-            connection.exec_driver_sql("SELECT 1")
+            try:
+                connection.exec_driver_sql("SELECT 1")
+            except BaseException:
+                connection.invalidate()  # or the pool would hand it on, in its failed transaction
+                raise
 
     @event.listens_for(engine.sync_engine, "checkin")
     def note_the_time(connection: Any, record: Any) -> None:
@@ -142,9 +147,7 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
 def _is_alive(connection: Any) -> bool:
     try:
         connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=PING))
-    except TimeoutError as error:
-        raise DatabaseUnavailable(NO_ANSWER) from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # TimeoutError is an OSError
         return False
     return True
 

@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.util.concurrency import in_greenlet
 
+from app.db.engine import FAILED_TRANSACTION
+
 
 class NoLazyLoading(Session):
     """A session that says what was not loaded, where SQLAlchemy would raise MissingGreenlet."""
@@ -45,6 +47,8 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
     """Yield a session whose transaction is committed after the path function, or rolled back if it raises."""
     async with request.app.state.sessionmaker.begin() as session:
         yield session
+        if not session.is_active:  # a flush has failed, and the session would end without a word
+            raise InvalidRequestError(FAILED_TRANSACTION)
 
 
 async def get_read_session(request: Request) -> AsyncIterator[AsyncSession]:

@@ -35,19 +35,20 @@ def connect_arguments(url: str) -> dict[str, Any]:
     for name in ("user", "password", "dbname", "database"):
         if name in query:
             arguments["database" if name == "dbname" else name] = query.pop(name)
-    of_hosts = re.findall(r":([^,:\]]+)(?=,|$)", hosts)
-    ports = re.findall("[^,]+", query.pop("port", ""))
-    if not all(re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536 for port in (*of_hosts, *ports)):
+    of_hosts = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]  # the ] ends an IPv6 address
+    ports = query.pop("port", "").split(",")
+    if not all(re.fullmatch("[0-9]{0,5}", port) and int(port or 0) < 65536 for port in (*of_hosts, *ports)):
         raise ValueError("a port must be a number up to 65535 (in a password, %-encode what is no letter or digit)")
     if "host" in query:
-        ports = ports or of_hosts
+        ports = ports if any(ports) else of_hosts
         arguments["host"] = query.pop("host").split(",")
         hosts = ""
-    if ports:
-        arguments["port"] = [int(port) for port in ports]
+    if any(ports):
+        arguments["port"] = [int(port or 5432) for port in ports]
 
-    if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode
-        query.setdefault("sslmode", query.pop("ssl"))
+    if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode; JDBC's say true
+        ssl_mode = query.pop("ssl")
+        query.setdefault("sslmode", "require" if ssl_mode == "true" else ssl_mode)
     if query.get("sslmode", "prefer") not in SSL_MODES:
         raise ValueError(f"sslmode must be one of {', '.join(SSL_MODES)}")
     for name in ("sslrootcert", "sslcert", "sslkey"):

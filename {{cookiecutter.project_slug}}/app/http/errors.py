@@ -82,9 +82,9 @@ def problem(
 
 async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(sorted(allowed_methods(request) | {*re.findall(r"\w+", headers.get("Allow", ""))}))
+        headers["allow"] = ", ".join(sorted(allowed_methods(request) | {*re.findall(r"\w+", headers.get("allow", ""))}))
     if not is_body_allowed_for_status_code(error.status_code):
         return Response(status_code=error.status_code, headers=headers)
     if isinstance(error.detail, str):

@@ -104,7 +104,8 @@ class LengthMiddleware:
         self.max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and int(header(scope, b"content-length") or 0) > self.max_body_size:
+        length = header(scope, b"content-length") if scope["type"] == "http" else b""
+        if length.isdigit() and int(length) > self.max_body_size:
             await problem(HTTPConnection(scope), 413)(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import engine as module
@@ -96,23 +98,32 @@ async def test_an_exhausted_pool_is_503_within_the_time_limit(settings: Settings
     await app.state.read_engine.dispose()
 
 
-async def test_a_database_that_does_not_answer_is_unavailable(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_database_that_does_not_answer_is_unavailable(settings: Settings) -> None:
     pool = create_pool(settings.model_copy(update={"database_statement_timeout": 0.2}))
     async with pool.connect() as connection:
         await connection.execute(text("SET statement_timeout = 0"))  # or the server would speak first
         with pytest.raises(DatabaseUnavailable, match="no answer in time"):
             await connection.execute(text("SELECT pg_sleep(60)"))
-
-    monkeypatch.setattr(module, "FRESH", 0)
-    await ask(pool, "SELECT 1")
-    monkeypatch.setattr(module, "PING", 0)
-    with pytest.raises(DatabaseUnavailable, match="no answer in time"):
-        await ask(pool, "SELECT 1")
-    monkeypatch.undo()
-    assert await ask(pool, "SELECT 1") == 1
     await pool.dispose()
+
+
+async def test_a_connection_that_does_not_answer_is_replaced(
+    pool: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await ask(pool, "SELECT pg_backend_pid()")
+    monkeypatch.setattr(module, "FRESH", 0)
+    monkeypatch.setattr(module, "PING", 0)
+    assert await ask(pool, "SELECT pg_backend_pid()") != first
+
+
+async def test_no_one_is_handed_a_failed_transaction(pool: AsyncEngine) -> None:
+    for _ in range(2):
+        async with pool.connect() as connection:
+            with suppress(DBAPIError):
+                await connection.execute(text("SELECT 1/0"))
+            with pytest.raises(InvalidRequestError, match="begin_nested"):
+                await connection.commit()
+        assert await ask(pool, "SELECT 1") == 1
 
 
 async def test_reading_is_without_transactions_and_cannot_write(settings: Settings) -> None:

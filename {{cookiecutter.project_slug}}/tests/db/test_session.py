@@ -43,6 +43,13 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
         with suppress(DBAPIError):
             await session.execute(INSERT, {"parent": parent})
 
+    @app.post("/flushed/{parent}")
+    async def flush_and_catch(parent: int, session: SessionDep) -> None:
+        await session.execute(INSERT, {"parent": 1})
+        session.add(Parent(id=parent))
+        with suppress(DBAPIError):
+            await session.flush()
+
     @app.post("/caught-in-a-savepoint/{parent}")
     async def add_child_in_a_savepoint(parent: int, session: SessionDep) -> None:
         await session.execute(INSERT, {"parent": 1})
@@ -69,6 +76,7 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
         ("/refused/1", 409, 0),
         ("/broken/1", 500, 0),
         ("/caught/-1", 500, 0),
+        ("/flushed/1", 500, 0),
         ("/caught-in-a-savepoint/-1", 200, 1),
     ],
     ids=[
@@ -78,6 +86,7 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
         "an HTTPException",
         "a bug",
         "an error is caught",
+        "a flush's error is caught",
         "in a savepoint",
     ],
 )
