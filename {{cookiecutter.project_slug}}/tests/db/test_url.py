@@ -69,6 +69,7 @@ async def test_a_parameter_does_what_it_says(
         ("postgresql://a,b:2/db?sslmode=require", {"dsn": "postgresql://a,b:2/db?sslmode=require"}),
         ("postgresql://h/db?ssl=require", {"dsn": "postgresql://h/db?sslmode=require"}),
         ("postgresql://h/db?sslmode=require&channel_binding=disable", {"dsn": "postgresql://h/db?sslmode=require"}),
+        ("postgresql://h/db", {"timeout": 10}),
         ("postgresql://h/db?connect_timeout=3", {"timeout": 3.0, "dsn": "postgresql://h/db"}),
         ("postgresql://h/db?connect_timeout=0", {"timeout": None}),
     ],
