@@ -1,6 +1,7 @@
 """The application: settings in, ASGI app out."""
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from app.registry import import_all_routers
 from app.settings import ConfigurationError, Environment, Settings, load_settings, project
 
 CLOSING = 5  # seconds, for the connections of the database
+COLLECT_AFTER = 10_000  # new objects; after fewer, Python would search those of requests in flight for garbage, in vain
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> FastAPI:
     try:
         settings = load_settings(Settings)
         configure_logging(settings)
+        gc.set_threshold(COLLECT_AFTER)
         globals()["app"] = app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
