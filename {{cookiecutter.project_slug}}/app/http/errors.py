@@ -29,6 +29,12 @@ CONFLICTS = {
     asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
     asyncpg.RestrictViolationError: "is still referred to",
 }
+# Values that no column of the kind can hold, and that no schema has refused before.
+MISFITS = (
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.StringDataRightTruncationError,
+    asyncpg.CharacterNotInRepertoireError,
+)
 # The same request may well succeed a moment later.
 PASSING = (
     asyncpg.SerializationError,
@@ -107,12 +113,16 @@ async def invalid_request(request: Request, error: Exception) -> Response:
 
 
 async def database_error(request: Request, error: Exception) -> Response:
-    """Answer 409 to a unique or foreign-key violation, naming its columns; 503 to what may pass; 500 to a bug."""
-    violation: Any = getattr(error, "driver_exception", None)
-    if conflict := CONFLICTS.get(type(violation)):
-        columns = constraint_columns(violation.table_name, violation.constraint_name)
+    """Answer 409 to a violated constraint, naming its columns; 422 to a misfit; 503 to what may pass; 500 to a bug."""
+    cause: Any = getattr(error, "driver_exception", None)
+    if conflict := CONFLICTS.get(type(cause)):
+        columns = constraint_columns(cause.table_name, cause.constraint_name)
         return problem(request, 409, f"{', '.join(columns) or 'this'} {conflict}")
-    if isinstance(violation, PASSING) or getattr(error, "connection_invalidated", False):
+    # asyncpg itself refuses a number that is too large for its type, and a lone surrogate.
+    if isinstance(cause, MISFITS) or isinstance(getattr(cause, "__cause__", None), OverflowError | UnicodeError):
+        logger.warning("%s: a schema lets through what the database cannot hold", type(cause).__name__)
+        return problem(request, 422, "a value is too large, too long, or has a character that cannot be stored")
+    if isinstance(cause, PASSING) or getattr(error, "connection_invalidated", False):
         return await database_unavailable(request, error)
     raise error
 

@@ -28,6 +28,7 @@ CONFLICTS = {
         "INSERT INTO bookings VALUES ('[2, 4]')",
     ),
 }
+MISFITS: dict[str, object] = {"int": 2**31, "numeric(3, 1)": 100, "varchar(3)": "long", "text": "\0", "name": "\ud800"}
 
 
 @pytest.fixture
@@ -65,6 +66,11 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
         for statement in CONFLICTS[kind]:
             await session.execute(text(statement))
 
+    @app.get("/misfits/{type_}")
+    async def pass_a_misfit(type_: str, session: SessionDep) -> None:
+        await session.execute(text(f"CREATE TEMP TABLE things (value {type_})"))
+        await session.execute(text("INSERT INTO things VALUES (:value)"), {"value": MISFITS[type_]})
+
     @app.get("/late")
     async def wait_for_another_service() -> None:
         raise TimeoutError
@@ -72,6 +78,10 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     @app.get("/wrong-sql")
     async def ask_nonsense(session: SessionDep) -> None:
         await session.execute(text("SELECT secret FROM plans"))
+
+    @app.get("/wrong-type")
+    async def ask_with_the_wrong_type(session: SessionDep) -> None:
+        await session.execute(text("SELECT 1 + :number"), {"number": "1"})
 
     @app.get("/slow")
     async def ask_slowly(session: SessionDep) -> None:
@@ -92,6 +102,7 @@ async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
         ("GET", "/broken", 500, {}),
         ("GET", "/late", 500, {}),
         ("GET", "/wrong-sql", 500, {}),
+        ("GET", "/wrong-type", 500, {}),
         ("GET", "/crowded", 503, {"detail": "the database is not available"}),
         ("GET", "/slow", 503, {"detail": "the database is not available"}),
     ],
@@ -131,6 +142,15 @@ async def test_a_violated_constraint_is_a_conflict(client: AsyncClient, kind: st
     response = await client.get(f"/conflicts/{kind}")
     assert response.status_code == 409
     assert kind in response.json()["detail"]
+
+
+@pytest.mark.parametrize("type_", MISFITS)
+async def test_a_value_that_the_database_cannot_hold_is_invalid(client: AsyncClient, type_: str) -> None:
+    response = await client.get(f"/misfits/{type_}")
+    assert (response.status_code, response.json()["detail"]) == (
+        422,
+        "a value is too large, too long, or has a character that cannot be stored",
+    )
 
 
 async def test_a_405_names_the_methods_wherever_the_application_is(app: FastAPI) -> None:
