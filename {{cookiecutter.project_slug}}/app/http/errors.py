@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
 from pydantic import BaseModel
@@ -17,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.routing import Match
 
 from app.db.base import Base
 from app.db.engine import DatabaseUnavailable
@@ -82,8 +82,8 @@ def problem(
         request_id=getattr(request.state, "request_id", None),
         **more,
     )
-    content = body.model_dump(mode="json", exclude_none=True, fallback=str)
-    return JSONResponse(content, status, headers, media_type="application/problem+json")
+    content = body.model_dump_json(exclude_none=True, fallback=str)
+    return Response(content, status, headers, media_type="application/problem+json")
 
 
 async def http_exception(request: Request, error: Exception) -> Response:
@@ -100,9 +100,9 @@ async def http_exception(request: Request, error: Exception) -> Response:
 
 def allowed_methods(request: Request) -> set[str]:
     """Return the methods of all routes with the path of `request`; Starlette's exception names those of one."""
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    routes = (route for route in iter_route_contexts(request.app.router.routes) if hasattr(route, "path_regex"))
-    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    routes = iter_route_contexts(request.app.router.routes)
+    matching = (route for route in routes if route.matches(request.scope)[0] != Match.NONE)
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def invalid_request(request: Request, error: Exception) -> Response:
