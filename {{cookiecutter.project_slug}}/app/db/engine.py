@@ -68,12 +68,8 @@ def create_engine(
             raise DatabaseUnavailable(
                 f"cannot connect to the database: {' '.join(str(error).split())}{hint}"
             ) from error
-        except OverflowError:
-            raise DatabaseUnavailable("cannot connect to the database: its port is no port") from None
-        except ValueError:  # from None: its message may hold a piece of the password
-            raise DatabaseUnavailable(
-                "cannot connect to the database: its URL is malformed (in a password, %-encode what is no letter or digit)"
-            ) from None
+        except (OverflowError, ValueError):  # from None: asyncpg's message may hold a piece of the URL
+            raise DatabaseUnavailable("cannot connect to the database: its URL, or PGPORT, is malformed") from None
 
     return create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, hide_parameters=True, **options

@@ -123,6 +123,13 @@ async def test_what_cannot_be_honoured_is_refused_by_name(database_url: str, par
         await ask(url, "SELECT 1")
 
 
+@pytest.mark.parametrize(("host", "port"), [("a..b", "5432"), ("127.0.0.1", "x"), ("127.0.0.1", "65536")])
+async def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, host: str, port: str) -> None:
+    monkeypatch.setenv("PGPORT", port)
+    with pytest.raises(DatabaseUnavailable, match="its URL, or PGPORT, is malformed"):
+        await ask(f"postgresql://{host}/db", "SELECT 1")
+
+
 async def test_any_character_may_stand_in_a_name_and_a_password(database_url: str) -> None:
     user, password = "o'h%a:r@a", "% @ : / # ? [ ] { } & = + %41 é"
     await ask(database_url, "SELECT 1")
