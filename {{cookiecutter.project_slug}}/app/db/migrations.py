@@ -17,7 +17,7 @@ from alembic import context
 from alembic.script.revision import MultipleHeads
 from alembic.util import CommandError, to_tuple
 from sqlalchemy import Connection, event, pool, text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, NoReferenceError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable, create_engine
@@ -314,6 +314,8 @@ def _short_errors() -> Iterator[None]:
         if sqlstate(error) in REFUSALS or error.connection_invalidated:
             raise CommandError(_reason(error)) from error
         raise
+    except NoReferenceError as error:  # names the foreign key, of which the traceback holds no line
+        raise CommandError(str(error)) from error
     except CommandError as error:
         heads = context.script.get_heads()
         if isinstance(error.__cause__, MultipleHeads):

@@ -48,6 +48,15 @@ def test_a_table_outside_the_registry_is_refused_by_name(project: Project, name:
     assert project.versions == []
 
 
+@pytest.mark.parametrize(("target", "named"), [("thigs.id", "'thigs'"), ("things.idd", "'idd'")])
+def test_a_foreign_key_to_nothing_is_one_line(project: Project, target: str, named: str) -> None:
+    project.models(THING + f'    parent_id: Mapped[UUIDKey] = mapped_column(sa.ForeignKey("{target}"))\n')
+    refusal = project.refusal("revision", "--autogenerate", "-m", "oops")
+    assert "things" in refusal
+    assert named in refusal
+    assert project.versions == []
+
+
 def test_a_model_that_cannot_be_imported_writes_nothing(project: Project) -> None:
     project.models("import nothing_of_this_name")
     with project.start("revision", "--autogenerate", "-m", "oops") as process:
