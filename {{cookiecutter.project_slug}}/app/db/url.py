@@ -23,12 +23,15 @@ def connect_arguments(url: str) -> dict[str, Any]:
         raise ValueError("must look like postgresql://user:password@host:5432/name")
     if "#" in url:
         raise ValueError("a # in it must be written %23")
+    rest, _, pairs = url.partition("://")[2].partition("?")
+    authority, slash, path = rest.partition("/")
+    auth, at, hosts = authority.rpartition("@")
     try:
-        parts = urlsplit(f"postgresql://{url.partition('://')[2]}")
+        for part in (auth, *hosts.split(",")):  # one by one: some Pythons, and so asyncpg, refuse [] in several hosts
+            urlsplit(f"//{part}")
     except ValueError:
         raise ValueError("what stands in [] is no address; elsewhere, [ must be written %5B") from None
-    auth, at, hosts = parts.netloc.rpartition("@")
-    query = dict(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))  # to libpq, + is no space
+    query = dict(parse_qsl(pairs.replace("+", "%2B"), keep_blank_values=True))  # to libpq, + is no space
 
     # What stands in the query wins, as in libpq; in asyncpg it loses.
     arguments: dict[str, Any] = {"timeout": _time_limit(query.pop("connect_timeout", str(TIME_LIMIT)))}
@@ -36,6 +39,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
         if name in query:
             arguments["database" if name == "dbname" else name] = query.pop(name)
     of_hosts = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]  # the ] ends an IPv6 address
+    if "[" in hosts and "," in hosts and "host" not in query:
+        query["host"] = re.sub(r"[\[\]]|:\d*(?=,|$)", "", hosts)
     ports = query.pop("port", "").split(",")
     if not all(re.fullmatch("[0-9]{0,5}", port) and int(port or 0) < 65536 for port in (*of_hosts, *ports)):
         raise ValueError("a port must be a number up to 65535 (in a password, %-encode what is no letter or digit)")
@@ -63,8 +68,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
         raise ValueError("channel_binding must be disable, prefer or require")
     if binding == "require" or query.get("sslrootcert") == "system":
         arguments["ssl"] = _verifying(query)
-    rest = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
-    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{parts.path}{rest}"}
+    options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
+    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
 
 
 def _time_limit(seconds: str) -> float | None:
