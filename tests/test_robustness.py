@@ -736,7 +736,6 @@ def test_an_absurd_header_does_no_harm(
 MALFORMED = {
     "a word": b"GARBAGE\r\n\r\n",
     "no target": b"GET\r\n\r\n",
-    "no version": b"GET /api/v1/items\r\n\r\n",
     "another version": b"GET /api/v1/items HTTP/9.9\r\nHost: a\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("16030100c5010000c10303") + bytes(200),
@@ -770,6 +769,17 @@ MALFORMED = {
     "a huge chunk": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     + b"f" * 40
     + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_no_http_is_refused(server: Server, data: bytes) -> None:
+    """It gets no problem, for it is no request: uvicorn answers it, or closes the connection."""
+    answer = send(server, data)
+    assert answer is None or 400 <= answer.status < 500, answer
+
+
+UNFINISHED = {
     "half a request": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Le",
     "half a body": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     b'Content-Length: 1000\r\n\r\n{"name": "x"',
@@ -778,11 +788,16 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_http_is_refused(server: Server, data: bytes) -> None:
-    """It gets no problem, for it is no request: uvicorn answers it, or closes the connection."""
+@pytest.mark.parametrize("data", UNFINISHED.values(), ids=UNFINISHED)
+def test_an_unfinished_request_is_refused(server: Server, data: bytes) -> None:
     answer = send(server, data, half_close=True)
     assert answer is None or 400 <= answer.status < 500, answer
+
+
+def test_a_request_without_a_version_does_no_harm(server: Server) -> None:
+    """It is HTTP/0.9, which uvicorn takes for a request like any other."""
+    answer = send(server, b"GET /api/v1/items\r\n\r\n")
+    assert answer is None or answer.status < 500, answer
 
 
 @pytest.mark.parametrize(
