@@ -232,6 +232,13 @@ def test_a_mistake_gets_one_sentence(service: Service, env: dict[str, str], comm
     assert "hunter2" not in done.stdout + done.stderr
 
 
+def test_a_router_module_without_a_router_is_one_sentence(service: Service) -> None:
+    service.write("app/orders/router.py", "")
+    done = service.run("uvicorn", "app.main:app", check=False, env={"DATABASE_URL": "postgresql://127.0.0.1:1/d"})
+    assert done.returncode != 0
+    assert done.stderr.strip() == "app.orders.router must define router = APIRouter(...)"
+
+
 def test_a_deployed_service_has_no_development_database(bake: Bake, tmp_path: Path) -> None:
     service = Service(bake())
     subprocess.run(["uv", "sync", "--locked", "--no-dev", "--quiet"], cwd=service.path, env=service.env, check=True)

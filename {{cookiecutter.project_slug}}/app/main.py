@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application for `settings`; nothing connects before its lifespan.
 
     Raises:
-        ConfigurationError: the settings name no database.
+        ConfigurationError: the settings name no database, or a `router` module has no router.
     """
     engine, read_engine = create_pool(settings), create_pool(settings, read_only=True)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs

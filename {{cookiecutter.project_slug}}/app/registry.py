@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import MetaData
 
 from app.db.base import Base
+from app.settings import ConfigurationError
 
 if TYPE_CHECKING:
     from fastapi import APIRouter  # for the type only: migrations must not wait for FastAPI's import
@@ -26,8 +27,16 @@ def import_all_models() -> MetaData:
 
 
 def import_all_routers() -> "list[APIRouter]":
-    """Import every `router` module under `app`, and return the `router` of each."""
-    return [import_module(name).router for name in _modules("router") if ".router." not in name]
+    """Import every `router` module under `app`, and return the `router` of each.
+
+    Raises:
+        ConfigurationError: one has none.
+    """
+    modules = [import_module(name) for name in _modules("router") if ".router." not in name]
+    for module in modules:
+        if not hasattr(module, "router"):
+            raise ConfigurationError(f"{module.__name__} must define router = APIRouter(...)")
+    return [module.router for module in modules]
 
 
 def _modules(name: str) -> Iterator[str]:

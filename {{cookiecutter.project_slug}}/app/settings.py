@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class ConfigurationError(Exception):
-    """The environment is not one the service can run in; the message says why, a line a problem."""
+    """The service cannot run as it is set up; the message says why, a line a problem."""
 
 
 class Environment(StrEnum):
