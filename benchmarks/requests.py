@@ -66,7 +66,7 @@ app = Starlette(lifespan=lifespan, routes=[Route("/api/v1/items/{id}", one), Rou
 """
 
 BARE = """
-from app.http import middleware
+from app.web import middleware
 
 middleware.RequestMiddleware = lambda app, settings: app
 
@@ -83,7 +83,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.http.pagination import Page
+from app.web.pagination import Page
 from app.items.models import Item
 from app.items.schemas import ItemRead
 

@@ -45,7 +45,7 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    logging.getLogger("uvicorn.access").disabled = True  # app.http.middleware writes a line for each request
+    logging.getLogger("uvicorn.access").disabled = True  # app.web.middleware writes a line for each request
 
 
 def drop_color_message(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -1,88 +1,20 @@
-"""The application: settings in, ASGI app out."""
+"""The server's door: the application that the environment asks for."""
 
-import asyncio
 import gc
-import logging
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
+from uvicorn.config import STARTUP_FAILURE
 
-from app import telemetry
-from app.db.engine import create_pool
-from app.db.session import ReadOnlySession, create_sessionmaker
-from app.http import errors, health, middleware
+from app.application import create_app
 from app.logs import configure_logging
-from app.registry import import_all_routers
-from app.settings import ConfigurationError, Environment, Settings, load_settings, project
+from app.settings import ConfigurationError, Settings, load_settings
 
-CLOSING = 5  # seconds, for the connections of the database
-COLLECT_AFTER = 10_000  # new objects; after fewer, Python would search those of requests in flight for garbage, in vain
-
-logger = logging.getLogger(__name__)
-
-
-def create_app(settings: Settings) -> FastAPI:
-    """Return the application for `settings`; nothing connects before its lifespan.
-
-    Raises:
-        ConfigurationError: the settings name no database, or a `router` module has no router.
-    """
-    engine, read_engine = create_pool(settings), create_pool(settings, read_only=True)
-    docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
-    options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
-    app: FastAPI = (FastAPIOffline if docs else FastAPI)(
-        title=project()["title"],
-        description=project()["description"],
-        version=project()["version"],
-        debug=settings.debug,
-        lifespan=lifespan,
-        max_body_size=settings.max_body_size,
-        responses=errors.DOCUMENTATION,
-        telemetry=telemetry.configure([engine, read_engine], settings.environment),
-        **options,
-    )
-    app.state.engine, app.state.read_engine = engine, read_engine
-    app.state.sessionmaker = create_sessionmaker(engine)
-    app.state.read_sessionmaker = create_sessionmaker(read_engine, ReadOnlySession)
-    middleware.add_middleware(app, settings)
-    errors.add_error_handlers(app)
-    app.include_router(health.router)
-    for router in import_all_routers():
-        app.include_router(router, prefix="/api/v1")
-    return app
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    if reason := await health.why_not_ready(app.state.engine):
-        logger.warning(f"not ready yet: {reason}")
-    yield
-    try:
-        async with asyncio.timeout(CLOSING):
-            await asyncio.gather(app.state.engine.dispose(), app.state.read_engine.dispose())
-    except TimeoutError:
-        logger.warning("the database does not let go of its connections")
-
-
-def __dir__() -> list[str]:
-    """Name `app`, too, for `fastapi dev` and its like, which look for it here."""
-    return [*globals(), "app"]
-
-
-def __getattr__(name: str) -> FastAPI:
-    """Build `app` for the server that asks for it; importing this module reads and connects to nothing."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        settings = load_settings(Settings)
-        configure_logging(settings)
-        gc.set_threshold(COLLECT_AFTER)
-        globals()["app"] = app = create_app(settings)
-    except ConfigurationError as error:
-        sys.exit(str(error))
-    except AttributeError as error:  # or servers would say that this module has no app
-        raise RuntimeError("the application cannot be built") from error
-    return app
+# After fewer new objects, Python would search those of requests in flight for garbage, in vain.
+gc.set_threshold(10_000)
+try:
+    settings = load_settings(Settings)
+    configure_logging(settings)
+    app = create_app(settings)
+except ConfigurationError as error:
+    print(error, file=sys.stderr)
+    sys.exit(STARTUP_FAILURE)  # with another code, `uvicorn --workers` would start its children again and again

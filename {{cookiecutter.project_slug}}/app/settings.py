@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.db.url import connect_arguments, is_encrypted
+from app.url import connect_arguments, is_encrypted
 
 ROOT = Path(__file__).resolve().parent.parent
 

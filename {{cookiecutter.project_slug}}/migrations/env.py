@@ -4,15 +4,15 @@ from alembic import context
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.db import autogenerate, migrations
 from app.db.base import Base
 from app.registry import import_all_models
+from migrations import autogenerate, callers, locking
 
 config = context.config
 target_metadata = Base.metadata  # only autogenerate and check import the models
 
 if config.cmd_opts is not None:  # the command line; a program that embeds alembic keeps its own logging
-    migrations.configure_logging()
+    callers.configure_logging()
 
 
 def run_migrations_offline() -> None:
@@ -39,11 +39,11 @@ def do_run_migrations(connection: Connection) -> None:
     )
 
     with context.begin_transaction():
-        migrations.run_migrations(connection)
+        locking.run_migrations(connection)
 
 
 async def run_async_migrations(connectable: AsyncEngine | AsyncConnection | None) -> None:
-    async with migrations.connect(connectable) as connection:
+    async with callers.connect(connectable) as connection:
         await connection.run_sync(do_run_migrations)
 
 
@@ -55,7 +55,7 @@ def run_migrations_online() -> None:
         with connectable.connect() as connection:
             do_run_migrations(connection)
     else:
-        migrations.run(run_async_migrations(connectable), connectable)
+        callers.run(run_async_migrations(connectable), connectable)
 
 
 if context.is_offline_mode():

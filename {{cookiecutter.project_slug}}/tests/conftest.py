@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import NullPool
 
 import devdb
+from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.main import create_app
 from app.settings import ROOT, MigrationSettings, Settings
 
 

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from app.settings import ROOT
-from migration_lint import Finding, LintError, lint, select
+from migrations.lint import Finding, LintError, lint, select
 
 REVISION = """
 import sqlalchemy as sa
@@ -222,7 +222,7 @@ def test_a_wrong_range_is_refused(alembic_config: Config, wanted: str) -> None:
 
 
 def run(folder: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "migration_lint", *arguments]
+    command = [sys.executable, "-m", "migrations.lint", *arguments]
     environment = os.environ | {"PYTHONPATH": str(root)}
     return subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -236,7 +236,7 @@ def test_the_migrations_are_safe_wherever_the_command_runs(tmp_path: Path) -> No
 
 def test_the_command_says_what_is_wrong_and_fails(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for folder in ("app", "migrations", "migration_lint"):
+    for folder in ("app", "migrations"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     body = indent(sql("TRUNCATE items"), "    ")
     revision = tmp_path / "migrations" / "versions" / "b1.py"
@@ -247,4 +247,4 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path: Path) -> None:
     assert unsafe.stdout.startswith(f"{revision}: truncating-table\n    TRUNCATE items;\n")
 
     unknown = run(tmp_path, tmp_path, "nope")
-    assert (unknown.returncode, unknown.stderr) == (1, "migration_lint: No such revision or branch 'nope'\n")
+    assert (unknown.returncode, unknown.stderr) == (1, "migrations.lint: No such revision or branch 'nope'\n")

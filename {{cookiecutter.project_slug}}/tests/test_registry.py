@@ -15,6 +15,8 @@ from app.registry import import_all_models
 known = set(import_all_models().tables.values())
 for path in Path("app").rglob("*.py"):
     name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    if name == "app.main":
+        continue  # it wants a whole environment
     for thing in vars(import_module(name)).values():
         table = getattr(thing, "__table__", thing)
         if isinstance(table, Table) and table not in known:

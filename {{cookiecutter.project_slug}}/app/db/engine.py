@@ -11,8 +11,8 @@ from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.db.url import connect_arguments, parameters
 from app.settings import MigrationSettings, Settings
+from app.url import connect_arguments, parameters
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
 NO_ANSWER = "no answer in time"

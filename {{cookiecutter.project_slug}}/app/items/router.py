@@ -6,10 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.db.session import ReadSessionDep, SessionDep
-from app.http.pagination import Cursor, Limit, Page
 from app.items import service
 from app.items.models import ItemStatus
 from app.items.schemas import ItemCreate, ItemRead, ItemUpdate, Text
+from app.web.pagination import Cursor, Limit, Page
 
 router = APIRouter(prefix="/items", tags=["items"])
 

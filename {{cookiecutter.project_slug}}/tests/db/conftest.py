@@ -133,7 +133,14 @@ def only_line(process: subprocess.Popen[str]) -> str:
 @pytest.fixture
 def project(tmp_path: Path, empty_database_url: str) -> Project:
     ignored = shutil.ignore_patterns("__pycache__", "versions")
-    for name in ("pyproject.toml", "app/__init__.py", "app/logs.py", "app/registry.py", "app/settings.py"):
+    for name in (
+        "pyproject.toml",
+        "app/__init__.py",
+        "app/logs.py",
+        "app/registry.py",
+        "app/settings.py",
+        "app/url.py",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tmp_path / name)

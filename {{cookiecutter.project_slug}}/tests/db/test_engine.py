@@ -11,10 +11,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.application import create_app
 from app.db import engine as module
 from app.db.engine import DatabaseUnavailable, create_pool
 from app.db.session import ReadSessionDep
-from app.main import create_app
 from app.settings import Settings
 
 KILL = text(

@@ -11,8 +11,8 @@ from sqlalchemy import Executable, ForeignKey, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
+from app.application import create_app
 from app.db.session import ReadSessionDep, SessionDep
-from app.main import create_app
 from app.settings import Settings
 
 INSERT = text("INSERT INTO children VALUES (:parent)")

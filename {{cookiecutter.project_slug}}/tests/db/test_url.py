@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import NullPool, text
 
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.db.url import connect_arguments
 from app.settings import Settings
+from app.url import connect_arguments
 
 
 async def ask(url: str, query: str) -> Any:

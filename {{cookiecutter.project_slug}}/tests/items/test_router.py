@@ -9,8 +9,8 @@ from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.application import create_app
 from app.items.models import Item
-from app.main import create_app
 from app.settings import Settings
 
 ITEMS = "/api/v1/items"

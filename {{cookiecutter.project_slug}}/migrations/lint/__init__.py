@@ -17,9 +17,9 @@ from alembic.runtime.migration import MigrationStep
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 
-from migration_lint.rules import RULES
+from migrations.lint.rules import RULES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 POSTGRESQL = "15"  # the oldest release that the service must run on
 EXCLUDED = (
     *("ban-char-field", "prefer-bigint-over-int", "prefer-bigint-over-smallint", "prefer-identity"),  # style

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 from httpx2 import ASGITransport, AsyncClient
 
-from app.main import create_app
+from app.application import create_app
 from app.settings import Settings
 
 

@@ -25,8 +25,8 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
 
 from app.db.base import Base
-from app.db.migrations import sqlstate
 from app.settings import ROOT
+from migrations.errors import sqlstate
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
 CREATED = re.compile(
@@ -250,11 +250,9 @@ def _are_alike(left: str, right: str, left_type: str, right_type: str) -> bool:
 
 ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
 alembic_postgresql_enum.set_configuration(alembic_postgresql_enum.Config(include_name=include_enum))
-Plugin("app.db.autogenerate").add_autogenerate_comparator(
-    import_models, "autogenerate", priority=DispatchPriority.FIRST
-)
+Plugin(__name__).add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
 OPTIONS: dict[str, Any] = {
-    "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", "app.db.autogenerate"],
+    "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", __name__],
     "compare_server_default": True,
     "include_name": include_name,
     "include_schemas": True,

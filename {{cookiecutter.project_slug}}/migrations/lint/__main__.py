@@ -1,4 +1,4 @@
-"""The command line: python -m migration_lint [FROM[:TO]]."""
+"""The command line: python -m migrations.lint [FROM[:TO]]."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from migration_lint import ROOT, LintError, lint, select
+from migrations.lint import ROOT, LintError, lint, select
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m migration_lint", description="Finds migrations that are unsafe.")
+    parser = argparse.ArgumentParser(prog="python -m migrations.lint", description="Finds migrations that are unsafe.")
     parser.add_argument("range", nargs="?", default="", metavar="FROM[:TO]", help="the revisions after FROM, up to TO")
     wanted = parser.parse_args().range
 
@@ -34,4 +34,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except (LintError, CommandError) as error:
-        sys.exit(f"migration_lint: {error}")
+        sys.exit(f"migrations.lint: {error}")

@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import NullPool, text
 
+from app.application import create_app
 from app.db.engine import create_engine
-from app.http import health
-from app.http.health import known_revisions
-from app.main import create_app
 from app.settings import Settings
+from app.web import health
+from app.web.health import known_revisions
 
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 

@@ -7,14 +7,16 @@ from uuid import uuid4
 
 import structlog
 from fastapi import FastAPI
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.errors import problem
 from app.settings import Environment, Settings
 from app.telemetry import is_probe, trace_id
+from app.web.errors import problem, unexpected
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
@@ -136,21 +138,19 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
-    """Add the middleware that `settings` ask for, outside of Starlette's own: all of it sees unexpected errors, too."""
-    build = app.build_middleware_stack
-
-    def build_middleware_stack() -> ASGIApp:
-        stack: ASGIApp = LengthMiddleware(build(), settings.max_body_size)
-        if "*" not in settings.allowed_hosts:
-            stack = HostMiddleware(stack, settings.allowed_hosts)
-        if settings.cors_origins:
-            stack = CORSMiddleware(
-                stack,
-                allow_origins=settings.cors_origins,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=["Location", "X-Request-ID"],
-            )
-        return RequestMiddleware(stack, settings)
-
-    app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+    """Add the middleware that `settings` ask for, the innermost first."""
+    # Starlette's own is outside of all this, so its answer to an unexpected error would lack what these add.
+    app.add_middleware(ServerErrorMiddleware, handler=unexpected, debug=settings.debug)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(LengthMiddleware, max_body_size=settings.max_body_size)
+    if "*" not in settings.allowed_hosts:
+        app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "X-Request-ID"],
+        )
+    app.add_middleware(RequestMiddleware, settings=settings)

@@ -155,4 +155,3 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(DBAPIError, database_error)
     for unavailable in (DatabaseUnavailable, PoolTimeoutError):
         app.add_exception_handler(unavailable, database_unavailable)
-    app.add_exception_handler(Exception, unexpected)

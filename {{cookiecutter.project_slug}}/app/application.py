@@ -1,0 +1,62 @@
+"""The application: settings in, ASGI app out."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app import telemetry
+from app.db.engine import create_pool
+from app.db.session import ReadOnlySession, create_sessionmaker
+from app.registry import import_all_routers
+from app.settings import Environment, Settings, project
+from app.web import errors, health, middleware
+
+CLOSING = 5  # seconds, for the connections of the database
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application for `settings`; nothing connects before its lifespan.
+
+    Raises:
+        ConfigurationError: the settings name no database, or a `router` module has no router.
+    """
+    engine, read_engine = create_pool(settings), create_pool(settings, read_only=True)
+    docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
+    options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
+    app: FastAPI = (FastAPIOffline if docs else FastAPI)(
+        title=project()["title"],
+        description=project()["description"],
+        version=project()["version"],
+        debug=settings.debug,
+        lifespan=lifespan,
+        responses=errors.DOCUMENTATION,
+        telemetry=telemetry.configure([engine, read_engine], settings.environment),
+        **options,
+    )
+    app.state.engine, app.state.read_engine = engine, read_engine
+    app.state.sessionmaker = create_sessionmaker(engine)
+    app.state.read_sessionmaker = create_sessionmaker(read_engine, ReadOnlySession)
+    middleware.add_middleware(app, settings)
+    errors.add_error_handlers(app)
+    app.include_router(health.router)
+    for router in import_all_routers():
+        app.include_router(router, prefix="/api/v1")
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if reason := await health.why_not_ready(app.state.engine):
+        logger.warning(f"not ready yet: {reason}")
+    yield
+    try:
+        async with asyncio.timeout(CLOSING):
+            await asyncio.gather(app.state.engine.dispose(), app.state.read_engine.dispose())
+    except TimeoutError:
+        logger.warning("the database does not let go of its connections")

@@ -1,0 +1,187 @@
+"""One migration at a time, and never in the way of others for long."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import context
+from alembic.util import CommandError, to_tuple
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
+
+from app.settings import MigrationSettings
+from migrations.callers import migration_settings
+from migrations.errors import reason, short_errors, sqlstate
+
+LOCK = int.from_bytes(b"alembic", "big")
+LOCK_FAILURES = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
+
+# Whoever holds LOCK, in words; a role of no privilege sees less of the others.
+HOLDER = f"""
+    SELECT coalesce(string_agg(format('process %s of %s', pid, usename) || CASE WHEN backend_start IS NULL THEN '' ELSE
+        format(' (%s) from %s, connected since %s', coalesce(nullif(application_name, ''), '?'),
+        coalesce(host(client_addr), 'a socket'), backend_start::timestamp(0)) END, '; '), 'it has just ended')
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) + objid::bigint = {LOCK}
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+# Lets the server notice within seconds that its client is gone (on Windows it cannot), and others who is there.
+SESSION = r"""
+    SELECT set_config(name, value, false)
+    FROM (VALUES ('client_connection_check_interval', '2s'), ('application_name', 'alembic')) AS wanted (name, value)
+    JOIN pg_settings USING (name)
+    WHERE CASE name WHEN 'application_name' THEN setting = '' ELSE version() !~* 'visual c|msvc|mingw|windows' END
+"""
+
+logger = logging.getLogger(__name__)
+
+
+def run_migrations(connection: Connection) -> None:
+    """Run what the alembic command asks for. What changes the database runs alone, and waits for no lock for long.
+
+    In a transaction of the caller's, time limits and retries are the caller's.
+
+    Raises:
+        CommandError: for what a user can mend, saying how.
+    """
+    callers_transaction = connection.in_transaction()
+    try:
+        with short_errors():
+            if not _changes_the_database():
+                context.run_migrations()
+            elif callers_transaction:
+                _lock(connection, "pg_try_advisory_xact_lock", migration_settings().migration_lock_wait)
+                context.run_migrations()
+            else:
+                connection.rollback()  # what asking for the heads began
+                _run_alone(connection, migration_settings())
+            if not callers_transaction:
+                connection.commit()  # `ensure_version` has begun a transaction, too
+    finally:
+        if not callers_transaction and not connection.invalidated:
+            connection.rollback()
+
+
+def _changes_the_database() -> bool:
+    try:
+        target = context.get_revision_argument()
+    except KeyError:  # only the commands that change it have one
+        return False
+    heads = context.get_context().get_current_heads()
+    return not heads or set(heads) != set(to_tuple(target, default=()))
+
+
+def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
+    _refuse_transaction_pooler(connection)
+    before = _ask(connection, "SELECT current_setting('lock_timeout') || ' ' || current_setting('statement_timeout')")
+    if "connection" not in context.config.attributes:
+        _ask(connection, SESSION)
+    _limit(connection, "0", "0")
+    try:
+        _lock(connection, "pg_try_advisory_lock", settings.migration_lock_wait)
+        _run_until_locks_are_had(connection, settings)
+    finally:
+        if not connection.invalidated:
+            connection.rollback()
+            _limit(connection, *before.split())
+            _ask(connection, f"SELECT pg_advisory_unlock({LOCK})")
+
+
+def _limit(connection: Connection, lock_timeout: str, statement_timeout: str) -> None:
+    """Set the session's time limits: the role or the database may have others than none."""
+    _ask(connection, _setting(lock_timeout, statement_timeout, is_local=False))
+
+
+def _setting(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
+    """Return the query that sets the time limits, of the transaction if `is_local`, or else of the session."""
+    limits = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
+    return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items())
+
+
+def _ask(connection: Connection, query: str) -> Any:
+    """Return the scalar that `query` gives, in the caller's transaction or in one that ends at once.
+
+    A transaction left open would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for those.
+    """
+    callers_transaction = connection.in_transaction()
+    answer = connection.scalar(text(query))
+    if not callers_transaction:
+        connection.commit()
+    return answer
+
+
+def _refuse_transaction_pooler(connection: Connection) -> None:
+    """Raise CommandError where two statements of one connection may reach two servers' sessions: no lock lasts there."""
+    server_pid = "SELECT pg_backend_pid()"
+    pid = _ask(connection, server_pid)
+    driver: Any = connection.connection.dbapi_connection
+    driver = getattr(driver, "driver_connection", driver)  # asyncpg's, or psycopg's if a caller has it
+    announced = driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid
+    if announced == pid:  # only a pooler announces another
+        return
+    with connection.engine.connect() as other:
+        if other.scalar(text(server_pid)) == pid or _ask(connection, server_pid) != pid:
+            raise CommandError(
+                "this database is reached through a pooler in transaction mode, which cannot hold the lock that migrations "
+                "need: set MIGRATION_DATABASE_URL to its direct URL, or to one that pools sessions"
+            )
+
+
+def _lock(connection: Connection, try_lock: str, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    waiting = False
+    # Polled: a blocked pg_advisory_lock() would hold a snapshot.
+    while not _ask(connection, f"SELECT {try_lock}({LOCK})"):
+        if time.monotonic() >= deadline:
+            holder = _ask(connection, HOLDER)
+            raise CommandError(f"another migration still runs after {wait:g} s (MIGRATION_LOCK_WAIT): {holder}")
+        if not waiting:
+            logger.info(f"waiting for another migration: {_ask(connection, HOLDER)}")
+            waiting = True
+        _ask(connection, "SELECT pg_sleep(0.2)")
+
+
+@contextmanager
+def _time_limits(connection: Connection, settings: MigrationSettings) -> Iterator[None]:
+    """Set each transaction's time limits, so that a migration may change its own, and autocommit blocks have none.
+
+    A time limit would leave an invalid index behind a CREATE INDEX CONCURRENTLY, which blocks no one while it waits.
+    """
+    limits = f"{settings.migration_lock_timeout}s", f"{settings.migration_statement_timeout}s"
+    query = _setting(*limits, is_local=True)
+
+    def limit(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            cursor = connection.connection.cursor()
+            cursor.execute(query)
+            cursor.close()
+
+    event.listen(connection, "begin", limit)
+    try:
+        yield
+    finally:
+        event.remove(connection, "begin", limit)
+
+
+def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings) -> None:
+    """Run the migrations; one that could not have a lock starts again, while others may pass."""
+    waiting: tuple[str, ...] | None = None
+    while True:
+        try:
+            with _time_limits(connection, settings):
+                return context.run_migrations()
+        except DBAPIError as error:
+            if sqlstate(error) not in LOCK_FAILURES:
+                raise
+            connection.rollback()
+            heads = context.get_context().get_current_heads()
+            connection.rollback()
+            if heads != waiting:  # the first failure of this migration
+                waiting, pause, deadline = heads, 0.2, time.monotonic() + settings.migration_lock_wait
+            if time.monotonic() + pause > deadline:
+                raise
+            logger.warning(f"starting again in {pause:g} s: {reason(error)}")
+        _ask(connection, f"SELECT pg_sleep({pause})")
+        pause = min(2 * pause, 5)
