@@ -62,7 +62,7 @@ class Thing{number}(Base):
     note: Mapped[str | None] = mapped_column(String(50))
 """
 
-FIND = "import devdb, sys; print(sys.executable, devdb.program('psql'), devdb.start(), sep='\\n')"
+FIND = "import devdb, sys; print(sys.executable, devdb.server.program('psql'), devdb.start(), sep='\\n')"
 # What the service's alembic commands cannot do without: the imports, and a connection.
 FLOOR = """
 import asyncio, os

@@ -106,7 +106,8 @@ SIGNAL_POSTGRESQL = """\
 import sys
 from contextlib import suppress
 import psutil
-from devdb import ROOT, pid_file
+from devdb import ROOT
+from devdb.server import pid_file
 server = psutil.Process(int(pid_file(ROOT / ".devdb/data")[0]))
 processes = server.children()
 server.send_signal(int(sys.argv[1]))

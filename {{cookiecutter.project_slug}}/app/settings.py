@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import cache, partial
 from importlib.util import find_spec
@@ -31,14 +31,6 @@ class Environment(StrEnum):
     STAGING = "staging"
     PRODUCTION = "production"
     TEST = "test"
-
-
-DATABASE_URLS = {
-    Environment.LOCAL: ["database_url_local"],
-    Environment.DEVELOPMENT: ["database_url_dev"],
-    Environment.STAGING: ["database_url_staging"],
-    Environment.PRODUCTION: ["database_url_prod"],
-}
 
 
 @cache
@@ -167,7 +159,9 @@ class Settings(BaseSettings):
 
     def _database_variables(self) -> list[str]:
         """Return the names of the variables that may hold the URL, the first to count first."""
-        return ["database_url", *DATABASE_URLS.get(self.environment, [])]
+        short = {Environment.DEVELOPMENT: "dev", Environment.PRODUCTION: "prod"}
+        own = f"database_url_{short.get(self.environment, self.environment)}"
+        return ["database_url", own] if own in type(self).model_fields else ["database_url"]
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with values that are well formed, a sentence each."""
@@ -175,11 +169,8 @@ class Settings(BaseSettings):
             _ = self.database
         except ConfigurationError as error:
             yield str(error)
-        if (
-            self.database_pooler
-            and self.database_statement_timeout
-            and "database_statement_timeout" in self.model_fields_set
-        ):
+        is_limited = "database_statement_timeout" in self.model_fields_set and self.database_statement_timeout
+        if self.database_pooler and is_limited:
             yield "DATABASE_STATEMENT_TIMEOUT cannot pass a transaction pooler: set statement_timeout for the role instead"
         if self.environment is Environment.PRODUCTION:
             for name in ("allowed_hosts", "cors_origins"):
@@ -223,26 +214,22 @@ def load_settings(of: type[SettingsT]) -> SettingsT:
     Raises:
         ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
     """
-    settings, malformed = _parse(of)
-    if problems := _sentences(settings, malformed):
+    settings, problems = _parse(of)
+    if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
 
 
-def _sentences(settings: Settings, malformed: dict[str, str]) -> list[str]:
-    return [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
-
-
-def _parse(of: type[SettingsT]) -> tuple[SettingsT, dict[str, str]]:
-    """Return the settings, with defaults in the place of malformed variables, and what is wrong with those."""
+def _parse(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
+    """Return the settings, with defaults in the place of malformed variables, and what is wrong, a sentence each."""
+    malformed: dict[str, str] = {}
     try:
-        return of(), {}
+        settings = of()
     except ValidationError as error:
         malformed = {str(p["loc"][0]): p["msg"].removeprefix("Value error, ") for p in error.errors()}
-    fields = ((name, of.model_fields[name]) for name in malformed)
-    return of(
-        **{name: field.get_default(call_default_factory=True, validated_data={}) for name, field in fields}
-    ), malformed
+        fields = {name: of.model_fields[name] for name in malformed}
+        settings = of(**{n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()})
+    return settings, [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
 
 
 def _env_file() -> Path | None:
@@ -272,18 +259,17 @@ def main() -> None:
     if "--env-example" in sys.argv:
         print(env_example(), end="")
         return
-    settings, malformed = _parse(MigrationSettings)
+    settings, problems = _parse(MigrationSettings)
+    malformed = {problem.partition(":")[0] for problem in problems}
     file = _env_file()
-    names = {name.upper() for name, value in os.environ.items() if value}
-    in_file = {
-        name.upper() for name, value in (dotenv_values(file, encoding="utf-8-sig") if file else {}).items() if value
-    }
+    in_file = dotenv_values(file, encoding="utf-8-sig") if file else {}
+    sources: dict[str, Mapping[str, str | None]] = {"environment": os.environ, str(file): in_file}
     for name in MigrationSettings.model_fields:
-        source = "environment" if name.upper() in names else str(file) if name.upper() in in_file else "default"
-        value = "malformed" if name in malformed else getattr(settings, name)
-        print(f"{name.upper():30} {value!s:30} {source}")
+        places = (place for place, found in sources.items() if any(found[n] for n in found if n.lower() == name))
+        value = "malformed" if name.upper() in malformed else getattr(settings, name)
+        print(f"{name.upper():30} {value!s:30} {next(places, 'default')}")
     # A variable that both classes have is named once.
-    if problems := dict.fromkeys([*_sentences(*_parse(Settings)), *_sentences(settings, malformed)]):
+    if problems := [*dict.fromkeys([*_parse(Settings)[1], *problems])]:
         raise ConfigurationError("\n".join(problems))
 
 

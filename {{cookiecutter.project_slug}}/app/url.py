@@ -51,6 +51,22 @@ def connect_arguments(url: str) -> dict[str, Any]:
     if any(ports):
         arguments["port"] = [int(port or 5432) for port in ports]
 
+    if "service" in query:
+        raise ValueError("service is not supported: say in the URL what it stands for")
+    if context := _tls(query):
+        arguments["ssl"] = context
+    options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
+    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
+
+
+def _time_limit(seconds: str) -> float | None:
+    if not re.fullmatch(r"-?\d+", seconds):
+        raise ValueError("connect_timeout must be a whole number of seconds")
+    return float(seconds) if int(seconds) > 0 else None
+
+
+def _tls(query: dict[str, str]) -> ssl.SSLContext | None:
+    """Leave in `query` what asyncpg understands of TLS; return a context where it cannot do what is asked for."""
     if "ssl" in query:  # what SQLAlchemy's own URLs for asyncpg call sslmode; JDBC's say true
         ssl_mode = query.pop("ssl")
         query.setdefault("sslmode", "require" if ssl_mode == "true" else ssl_mode)
@@ -61,21 +77,10 @@ def connect_arguments(url: str) -> dict[str, Any]:
             del query[name]
         if query.get(name, "system") != "system" and not Path(query[name]).is_file():
             raise ValueError(f"{name}: there is no file {query[name]}")
-    if "service" in query:
-        raise ValueError("service is not supported: say in the URL what it stands for")
     binding = query.pop("channel_binding", "prefer")
     if binding not in ("disable", "prefer", "require"):
         raise ValueError("channel_binding must be disable, prefer or require")
-    if binding == "require" or query.get("sslrootcert") == "system":
-        arguments["ssl"] = _verifying(query)
-    options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
-    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
-
-
-def _time_limit(seconds: str) -> float | None:
-    if not re.fullmatch(r"-?\d+", seconds):
-        raise ValueError("connect_timeout must be a whole number of seconds")
-    return float(seconds) if int(seconds) > 0 else None
+    return _verifying(query) if binding == "require" or query.get("sslrootcert") == "system" else None
 
 
 def _verifying(query: dict[str, str]) -> ssl.SSLContext:

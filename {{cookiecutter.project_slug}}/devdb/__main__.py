@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from devdb import ROOT, Server, program, start
+from devdb import ROOT, start
+from devdb.server import Server, program
 
 COMMANDS = {
     "start": "start the server",

@@ -1,13 +1,9 @@
-"""What `alembic revision --autogenerate` and `alembic check` see, and what they refuse to write."""
+"""How `alembic revision --autogenerate` and `alembic check` compare, and what they refuse to write."""
 
-import ast
 import logging
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import alembic_postgresql_enum
@@ -17,134 +13,18 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations.ops import DropColumnOp, DropTableOp, ExecuteSQLOp, MigrationScript, OpContainer
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
-from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
+from alembic.util import CommandError, DispatchPriority
 from alembic_postgresql_enum.operations.add_enum_values import AddEnumValuesOp
-from sqlalchemy import Column, Enum, Table, TypeDecorator, text
+from sqlalchemy import Column, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.exc import DBAPIError
 
 from app.db.base import Base
-from app.settings import ROOT
 from migrations.errors import sqlstate
-
-# What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
-CREATED = re.compile(
-    r"""CREATE\s+(?:UNLOGGED\s+)?(TABLE|TYPE)\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:"?(\w+)"?\.)?"?(\w+)"""
-    r"""|ALTER\s+(TABLE|TYPE)\s+(?:IF\s+EXISTS\s+)?(?:"?(\w+)"?\.)?"?\w+"?\s+RENAME\s+TO\s+"?(\w+)""",
-    re.IGNORECASE,
-)
-# Partitions belong to their table, and an extension's tables to the extension.
-DEPENDENT = text("""
-    SELECT relname FROM pg_class
-    WHERE relispartition OR oid IN
-        (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
-""")
-Names = set[tuple[str | None, str]]  # of tables or types: the schema, None for the default one, and the name
+from migrations.ownership import import_models, include_enum, include_name
 
 logger = logging.getLogger(__name__)
-
-
-def import_models(autogen_context: AutogenContext, _: object) -> PriorityDispatchResult:
-    """Import the models by the option `import_models`; only a comparison needs them.
-
-    Raises:
-        CommandError: a table is defined where the registry does not see it.
-    """
-    autogen_context.opts["import_models"]()
-    if strays := sorted(set(_tables_outside_the_registry())):
-        raise CommandError(f"move to a `models` module, on the metadata of app.db.base.Base: {', '.join(strays)}")
-    for cached in (_of_models, _of_revisions, _dependent_tables):
-        cached.cache_clear()
-    return PriorityDispatchResult.CONTINUE
-
-
-def _tables_outside_the_registry() -> Iterator[str]:
-    for path in sorted((ROOT / "app").rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if module := sys.modules.get(name):
-            for key, thing in vars(module).items():
-                table = getattr(thing, "__table__", None) if isinstance(thing, type) else thing
-                if isinstance(table, Table) and table.metadata is not Base.metadata:
-                    yield f"{name}.{key} ({table.name})"
-        else:
-            for statement in ast.walk(ast.parse(path.read_bytes())):
-                if isinstance(statement, ast.ClassDef) and (table_name := _table_name(statement)):
-                    yield f"{name}.{statement.name} ({table_name})"
-
-
-def _table_name(definition: ast.ClassDef) -> str | None:
-    """Return the table that a class statement defines, by `__tablename__ = ...` or as SQLModel's `table=True`."""
-    for line in definition.body:
-        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
-            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-            if any(isinstance(target, ast.Name) and target.id == "__tablename__" for target in targets):
-                return str(line.value.value)
-    is_table = any(keyword.arg == "table" and ast.unparse(keyword.value) == "True" for keyword in definition.keywords)
-    return definition.name.lower() if is_table else None
-
-
-@cache
-def _of_models() -> tuple[Names, Names]:
-    """Return the tables and the enums of the models."""
-    tables = Base.metadata.tables.values()
-    types: list[Any] = [column.type for table in tables for column in table.columns]
-    types += [inner for outer in types for inner in (getattr(outer, "item_type", None), getattr(outer, "impl", None))]
-    enums = {(type_.schema, str(type_.name)) for type_ in types if isinstance(type_, Enum)}
-    return {_key(table.schema, table.name) for table in tables}, {_key(*enum) for enum in enums}
-
-
-@cache
-def _of_revisions() -> tuple[Names, Names]:
-    """Return the tables and the enums that the revisions create, as far as they name them in so many words."""
-    tables: Names = set()
-    enums: Names = set()
-    for script in context.script.walk_revisions():
-        for node in ast.walk(ast.parse(Path(script.path).read_bytes())):
-            if isinstance(node, ast.Call):
-                function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-                names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-                keywords = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
-                schema = keywords.get("schema")
-                if function == "create_table" and names:
-                    tables.add(_key(schema, names[0]))
-                elif function == "rename_table" and names[1:]:
-                    tables.add(_key(schema, names[1]))
-                elif function in ("Enum", "ENUM") and "name" in keywords:
-                    enums.add(_key(schema, keywords["name"]))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                for created in CREATED.findall(node.value):
-                    kind, schema, name = created[:3] if created[0] else created[3:]
-                    (tables if kind.upper() == "TABLE" else enums).add(_key(schema or None, name))
-    return tables, enums
-
-
-def _key(schema: Any, name: Any) -> tuple[str | None, str]:
-    return None if schema == context.get_bind().dialect.default_schema_name else schema, str(name)
-
-
-@cache
-def _dependent_tables() -> set[str]:
-    return set(context.get_bind().scalars(DEPENDENT))
-
-
-def include_name(name: str | None, kind: str, parents: Any) -> bool:
-    """Say whether a schema or table of the database is this service's."""
-    of_models, _ = _of_models()
-    if kind == "schema":
-        return name is None or name in {schema for schema, _ in of_models}
-    key = (parents.get("schema_name"), str(name))
-    if kind != "table" or key in of_models:
-        return True
-    ours = key in _of_revisions()[0] and key[1] not in _dependent_tables()
-    if not ours:
-        logger.info(f"left alone: table {'.'.join(filter(None, key))}, which is in neither the models nor a revision")
-    return ours
-
-
-def include_enum(name: str) -> bool:
-    """Say whether an enum type of the database is this service's."""
-    return name in {known for _, enums in (_of_models(), _of_revisions()) for _, known in enums}
 
 
 def process_revision_directives(

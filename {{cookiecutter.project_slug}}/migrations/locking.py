@@ -78,23 +78,18 @@ def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
     before = _ask(connection, "SELECT current_setting('lock_timeout') || ' ' || current_setting('statement_timeout')")
     if "connection" not in context.config.attributes:
         _ask(connection, SESSION)
-    _limit(connection, "0", "0")
+    _ask(connection, _time_limits("0", "0", is_local=False))  # the role or the database may have others than none
     try:
         _lock(connection, "pg_try_advisory_lock", settings.migration_lock_wait)
         _run_until_locks_are_had(connection, settings)
     finally:
         if not connection.invalidated:
             connection.rollback()
-            _limit(connection, *before.split())
+            _ask(connection, _time_limits(*before.split(), is_local=False))
             _ask(connection, f"SELECT pg_advisory_unlock({LOCK})")
 
 
-def _limit(connection: Connection, lock_timeout: str, statement_timeout: str) -> None:
-    """Set the session's time limits: the role or the database may have others than none."""
-    _ask(connection, _setting(lock_timeout, statement_timeout, is_local=False))
-
-
-def _setting(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
+def _time_limits(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
     """Return the query that sets the time limits, of the transaction if `is_local`, or else of the session."""
     limits = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
     return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items())
@@ -144,13 +139,14 @@ def _lock(connection: Connection, try_lock: str, wait: float) -> None:
 
 
 @contextmanager
-def _time_limits(connection: Connection, settings: MigrationSettings) -> Iterator[None]:
+def _limited_transactions(connection: Connection, settings: MigrationSettings) -> Iterator[None]:
     """Set each transaction's time limits, so that a migration may change its own, and autocommit blocks have none.
 
     A time limit would leave an invalid index behind a CREATE INDEX CONCURRENTLY, which blocks no one while it waits.
     """
-    limits = f"{settings.migration_lock_timeout}s", f"{settings.migration_statement_timeout}s"
-    query = _setting(*limits, is_local=True)
+    query = _time_limits(
+        f"{settings.migration_lock_timeout}s", f"{settings.migration_statement_timeout}s", is_local=True
+    )
 
     def limit(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
@@ -170,7 +166,7 @@ def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings
     waiting: tuple[str, ...] | None = None
     while True:
         try:
-            with _time_limits(connection, settings):
+            with _limited_transactions(connection, settings):
                 return context.run_migrations()
         except DBAPIError as error:
             if sqlstate(error) not in LOCK_FAILURES:

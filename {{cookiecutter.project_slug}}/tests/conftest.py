@@ -21,6 +21,7 @@ import devdb
 from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.settings import ROOT, MigrationSettings, Settings
+from devdb.server import DevdbError
 
 
 def pytest_configure() -> None:
@@ -41,7 +42,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         if not os.environ.get("TEST_DATABASE_URL"):
             os.environ["TEST_DATABASE_URL"] = stack.enter_context(devdb.throwaway())
         asyncio.run(execute("SELECT 1"))
-    except (devdb.DevdbError, DatabaseUnavailable) as error:
+    except (DevdbError, DatabaseUnavailable) as error:
         raise pytest.UsageError(f"the tests have no database: {error}") from None
     except ValidationError:
         raise pytest.UsageError("TEST_DATABASE_URL must look like postgresql://user:password@host:5432/name") from None

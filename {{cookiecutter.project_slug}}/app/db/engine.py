@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
-from sqlalchemy import Connection, ExceptionContext, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -58,22 +58,30 @@ def create_engine(
         adapter = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 
     async def connect() -> Any:
-        # asyncpg, not SQLAlchemy, parses the URL: it knows sslmode, several hosts, sockets and any password.
-        try:
-            return await asyncpg.connect(**(arguments or await asyncio.to_thread(_devdb_arguments)), **extra)
-        except TimeoutError as error:
-            raise DatabaseUnavailable(f"cannot connect to the database: {NO_ANSWER}") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
-            raise DatabaseUnavailable(
-                f"cannot connect to the database: {' '.join(str(error).split())}{hint}"
-            ) from error
-        except (OverflowError, ValueError):  # from None: asyncpg's message may hold a piece of the URL
-            raise DatabaseUnavailable("cannot connect to the database: its URL, or PGPORT, is malformed") from None
+        return await _connect(**(arguments or await asyncio.to_thread(_devdb_arguments)), **extra)
 
     return create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect, **adapter}, hide_parameters=True, **options
     )
+
+
+async def _connect(**arguments: Any) -> Any:
+    """Have asyncpg, not SQLAlchemy, parse the URL: it knows sslmode, several hosts, sockets and any password."""
+    try:
+        return await asyncpg.connect(**arguments)
+    except TimeoutError as error:
+        raise DatabaseUnavailable(f"cannot connect to the database: {NO_ANSWER}") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
+        raise DatabaseUnavailable(f"cannot connect to the database: {' '.join(str(error).split())}{hint}") from error
+    except (OverflowError, ValueError):  # from None: asyncpg's message may hold a piece of the URL
+        raise DatabaseUnavailable("cannot connect to the database: its URL, or PGPORT, is malformed") from None
+
+
+def _devdb_arguments() -> dict[str, Any]:
+    import devdb  # for development only, so absent from a deployed service; Settings sees to that
+
+    return connect_arguments(devdb.start())
 
 
 def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
@@ -106,8 +114,14 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         pool_use_lifo=True,  # so that what a peak has opened may idle
         **options,
     )
+    _watch(engine.sync_engine)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "handle_error")
+
+def _watch(engine: Engine) -> None:
+    """Have the pool hand out no connection that is dead, and commit no transaction that PostgreSQL has given up."""
+
+    @event.listens_for(engine, "handle_error")
     def note_the_error(context: ExceptionContext) -> None:
         error = context.original_exception
         if isinstance(error, TimeoutError):
@@ -117,7 +131,7 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         if context.connection is not None:
             context.connection.info["has_failed"] = True
 
-    @event.listens_for(engine.sync_engine, "commit")
+    @event.listens_for(engine, "commit")
     def commit_no_failed_transaction(connection: Connection) -> None:
         # PostgreSQL would roll it back, and say so in no way that SQLAlchemy notices.
         if connection.info.pop("has_failed", False):
@@ -127,17 +141,15 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
                 connection.invalidate()  # or the pool would hand it on, in its failed transaction
                 raise
 
-    @event.listens_for(engine.sync_engine, "checkin")
+    @event.listens_for(engine, "checkin")
     def note_the_time(connection: Any, record: Any) -> None:
         record.info["idle_since"] = time.monotonic()
 
-    @event.listens_for(engine.sync_engine, "checkout")
+    @event.listens_for(engine, "checkout")
     def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
         idle = time.monotonic() - record.info.get("idle_since", time.monotonic())
         if connection.driver_connection.is_closed() or (idle > FRESH and not _is_alive(connection)):
             raise InvalidatePoolError
-
-    return engine
 
 
 def _is_alive(connection: Any) -> bool:
@@ -146,9 +158,3 @@ def _is_alive(connection: Any) -> bool:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # TimeoutError is an OSError
         return False
     return True
-
-
-def _devdb_arguments() -> dict[str, Any]:
-    import devdb  # for development only, so absent from a deployed service; Settings sees to that
-
-    return connect_arguments(devdb.start())

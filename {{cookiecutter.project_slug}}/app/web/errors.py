@@ -141,15 +141,11 @@ async def database_unavailable(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """Say nothing of what happened; the server logs it."""
-    return problem(request, 500)
-
-
-async def client_left(request: Request, error: Exception) -> Response:
-    return problem(request, 400)
+    return problem(request, 400 if isinstance(error, ClientDisconnect) else 500)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(ClientDisconnect, client_left)
+    app.add_exception_handler(ClientDisconnect, unexpected)
     app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, invalid_request)
     app.add_exception_handler(DBAPIError, database_error)

@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,7 +51,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        given = header(scope, b"x-request-id")
+        given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         # Never unbound: each request is a task of its own, and the server logs an unexpected error after this returns.
@@ -85,12 +84,6 @@ class RequestMiddleware:
                 logger.info("request", extra=extra)
 
 
-def header(scope: Scope, name: bytes) -> bytes:
-    """Return the last header of a request with the name, or nothing."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    return headers.get(name, b"")
-
-
 def route(scope: Scope) -> str | None:
     """Return the path with the names of its parameters in the place of their values, which may be private."""
     # The route itself lacks the prefixes of the routers that include it.
@@ -98,43 +91,31 @@ def route(scope: Scope) -> str | None:
     return getattr(included or scope.get("route"), "path_format", None)
 
 
-class LengthMiddleware:
-    """Refuses a body that announces to be too long: FastAPI, which counts what comes, would answer in plain text."""
+class GateMiddleware:
+    """Refuses what is not for the service: a request of another host, and a body that announces to be too long.
 
-    def __init__(self, app: ASGIApp, max_body_size: int) -> None:
+    FastAPI counts the bytes that come, and would answer the latter in plain text.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.max_body_size = max_body_size
+        self.hosts, self.max_body_size = settings.allowed_hosts, settings.max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = header(scope, b"content-length") if scope["type"] == "http" else b""
-        if length.isdigit() and int(length) > self.max_body_size:
-            await problem(HTTPConnection(scope), 413)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-class HostMiddleware:
-    """Refuses other hosts than the service's, except for the probes of an orchestrator, which ask an address."""
-
-    def __init__(self, app: ASGIApp, allowed_hosts: list[str]) -> None:
-        self.app = app
-        self.judge = TrustedHostMiddleware(nothing, allowed_hosts, www_redirect=False)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = False
-
-        async def refuse(_: Message) -> None:
-            nonlocal refused
-            refused = True
-
-        if not is_probe(scope):
-            await self.judge(scope, receive, refuse)
-        app = problem(HTTPConnection(scope), 400, "this is no host of the service") if refused else self.app
+        app = self.app
+        if scope["type"] != "lifespan":
+            headers = dict(scope["headers"])
+            length = headers.get(b"content-length", b"")
+            # An orchestrator's probes ask an address.
+            if not (is_probe(scope) or self.has_host(headers.get(b"host", b"").decode("latin-1"))):
+                app = problem(HTTPConnection(scope), 400, "this is no host of the service")
+            elif length.isdigit() and int(length) > self.max_body_size:
+                app = problem(HTTPConnection(scope), 413)
         await app(scope, receive, send)
 
-
-async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer nothing."""
+    def has_host(self, host: str) -> bool:
+        name = host.partition(":")[0].lower()
+        return any(name.endswith(known[1:]) if known[0] == "*" else name == known for known in self.hosts)
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
@@ -142,9 +123,7 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
     # Starlette's own is outside of all this, so its answer to an unexpected error would lack what these add.
     app.add_middleware(ServerErrorMiddleware, handler=unexpected, debug=settings.debug)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_size)
-    app.add_middleware(LengthMiddleware, max_body_size=settings.max_body_size)
-    if "*" not in settings.allowed_hosts:
-        app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(GateMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
