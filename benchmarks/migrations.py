@@ -130,7 +130,7 @@ class Bench:
             yield projects
 
     def _ours(self, project: Path, models: str) -> None:
-        ignored = shutil.ignore_patterns("__pycache__", "versions", "items", "http", "main.py")
+        ignored = shutil.ignore_patterns("__pycache__", "versions", "items", "web", "main.py", "application.py")
         for name in ("app", "migrations"):
             shutil.copytree(self.service / name, project / name, ignore=ignored)
         shutil.copy(self.service / "pyproject.toml", project)
@@ -221,7 +221,7 @@ def measure(bench: Bench) -> None:
             times = best(runs, *(partial(bench.upgrade, project) for project in projects))
             row(f"s for `upgrade head`, revisions: {size}", *times)
 
-    for name in ("migrations/env.py", "app/db/migrations.py", "app/db/autogenerate.py", "app/db/url.py"):
+    for name in ("env", "callers", "locking", "errors", "ownership", "autogenerate"):
         row(f"lines of {name}", str(len((bench.service / name).read_text(encoding="utf-8").splitlines())))
 
 
