@@ -140,7 +140,12 @@ def test_a_declined_option_removes_all_that_it_brings(bake: Bake) -> None:
 
 def test_baking_over_a_service_keeps_the_files_that_are_not_the_template_s(bake: Bake, template: Path) -> None:
     service = bake()
-    own = [service / "app/orders/models.py", service / "app/items/extra.py", service / ".github/workflows/deploy.yml"]
+    own = [
+        service / "app/orders/models.py",
+        service / "app/items/extra.py",
+        service / "migrations/versions/mine.py",
+        service / ".github/workflows/deploy.yml",
+    ]
     for path in own:
         path.parent.mkdir(exist_ok=True)
         path.write_text("")

@@ -104,23 +104,49 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
             process.terminate()
 
 
-def run_inside(service: Service, *arguments: str, env: dict[str, str]) -> None:
-    """Run `tests/service` inside a baked service, and its own tests that `arguments` name."""
-    for path in (ROOT / "tests/service").glob("*.py"):
-        shutil.copy(path, service.path / "tests/db")
+# Files of `tests/service` that take about as long as each other.
+GROUPS = {
+    "safety": ["safety"],
+    "migrations": ["autogenerate", "callers", "comparison", "migrations"],
+    "application": ["engine", "errors", "health", "session", "telemetry", "url"],
+}
+WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
+
+
+@pytest.fixture
+def service(service: Service) -> Service:
+    """A service with the tests of its machinery beside its own."""
+    shutil.copytree(ROOT / "tests/service", service.path / "tests/service")
+    return service
+
+
+def run_inside(service: Service, names: list[str], url: str = "") -> None:
+    """Run files of `tests/service` on the server at `url`, or else on one that they start."""
+    files = [f"tests/service/test_{name}.py" for name in names]
+    service.run("pytest", *files, env={"TEST_DATABASE_URL": url}, timeout=900)
+
+
+def test_the_tests_of_the_machinery_are_clean_and_all_run(service: Service) -> None:
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
     service.run("mypy")
-    service.run("pytest", "tests/db/test_safety.py", "tests/db/test_comparison.py", *arguments, env=env, timeout=900)
+    files = {path.stem.removeprefix("test_") for path in (ROOT / "tests/service").glob("test_*.py")}
+    assert files == {*WITHOUT_DATABASE, *(name for names in GROUPS.values() for name in names)}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to end a migration by")
-def test_the_migrations_are_safe_on_the_development_database(service: Service) -> None:
-    run_inside(service, env={})
+def test_the_machinery_without_a_database_works(service: Service) -> None:
+    run_inside(service, WITHOUT_DATABASE)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_machinery_works_on_the_development_s_postgresql(service: Service, group: str) -> None:
+    run_inside(service, GROUPS[group])
 
 
 @needs_postgresql
-def test_the_migrations_are_safe_on_the_system_s_postgresql(service: Service, server: str) -> None:
-    url = f"postgresql://{server}/postgres"
-    run_inside(service, "tests/db", "tests/test_migrations.py", env={"TEST_DATABASE_URL": url})
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_machinery_works_on_the_system_s_postgresql(service: Service, server: str, group: str) -> None:
+    run_inside(service, GROUPS[group], f"postgresql://{server}/postgres")
 
 
 @needs_postgresql

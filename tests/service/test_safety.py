@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
 from app.settings import Settings
-from tests.db.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
+from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
 
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
 

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from tests.db.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
+from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
 
 
 async def test_any_number_of_upgrades_at_once_migrate_once(project: Project) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.db.conftest import Project
+from tests.service.conftest import Project
 
 THING = """\
 class Thing(Base):
