@@ -1,12 +1,93 @@
 """What the template learns reaches the services it made, by cruft."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import environment
+import pytest
+from conftest import ROOT, Bake, Service, environment
+
+OLD = "76cb4cd9f837d107fdf5e970941c85186d9e6a5c"  # the last commit before `app/http` became `app/web`, and more moved
+OWN = "\n\n# the service's own"
+FEW = "\n\nFew = Annotated[int, Query(ge=1, le=5)]"
+ORDERS = {
+    "app/orders/models.py": """\
+from sqlalchemy.orm import Mapped
+
+from app.db.base import Base, UUIDKey
+
+
+class Order(Base):
+    __tablename__ = "orders"
+
+    id: Mapped[UUIDKey]
+    quantity: Mapped[int]
+""",
+    "app/orders/router.py": """\
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from app.db.session import ReadSessionDep, SessionDep
+from app.http.pagination import Few, Page
+from app.orders.models import Order
+
+router = APIRouter(prefix="/orders")
+
+
+class OrderCreate(BaseModel):
+    quantity: int
+
+
+class OrderRead(OrderCreate, from_attributes=True):
+    id: UUID
+
+
+@router.post("", status_code=201)
+async def create_order(data: OrderCreate, session: SessionDep) -> OrderRead:
+    order = Order(**data.model_dump())
+    session.add(order)
+    await session.flush()
+    return OrderRead.model_validate(order)
+
+
+@router.get("")
+async def list_orders(session: ReadSessionDep, limit: Few = 1) -> Page[OrderRead]:
+    orders = await session.scalars(select(Order).order_by(Order.id.desc()).limit(limit + 1))
+    return Page[OrderRead].of(orders.all(), limit)
+""",
+    "tests/orders/test_orders.py": """\
+from httpx2 import AsyncClient
+
+from app.http.pagination import decode_cursor
+from app.main import create_app
+from app.settings import Settings
+
+
+async def test_orders_are_listed(client: AsyncClient) -> None:
+    for quantity in (1, 2):
+        assert (await client.post("/api/v1/orders", json={"quantity": quantity})).status_code == 201
+    page = (await client.get("/api/v1/orders")).json()
+    assert [order["quantity"] for order in page["items"]] == [2]
+    assert decode_cursor(page["next_cursor"])
+    assert (await client.get("/api/v1/orders", params={"limit": 6})).status_code == 422
+
+
+async def test_orders_are_documented(settings: Settings) -> None:
+    assert "/api/v1/orders" in create_app(settings).openapi()["paths"]
+""",
+}
+
+needs_history = pytest.mark.skipif(
+    subprocess.run(["git", "cat-file", "-e", OLD], cwd=ROOT, capture_output=True, check=False).returncode != 0,
+    reason="this clone has no history of the template; git fetch --unshallow brings it",
+)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -36,6 +117,30 @@ def append(path: Path, line: str) -> None:
     path.write_text(f"{path.read_text()}{line}\n")
 
 
+def texts(folder: Path) -> dict[str, str]:
+    """Return what git would commit in `folder`, but for cruft's own file and the one that it leaves to `uv lock`."""
+    names = {*git(folder, "ls-files", "-co", "--exclude-standard").splitlines()} - {".cruft.json", "uv.lock"}
+    return {name: (folder / name).read_text(encoding="utf-8") for name in names}
+
+
+@pytest.fixture
+def old_service(template: Path, tmp_path: Path, virtual_environment: Path) -> Iterator[Service]:
+    """A service as the template baked it at `OLD`, committed; the template has become the present one since."""
+    source = tmp_path / "the template"
+    shutil.copytree(template, source)
+    git(source, "init", "--quiet")
+    git(source, "fetch", "--quiet", "--update-shallow", str(ROOT), OLD)
+    git(source, "reset", "--quiet", "FETCH_HEAD")
+    commit(source)
+
+    cruft(tmp_path, "create", str(source), "--no-input", "--checkout", OLD)
+    service = Service(tmp_path / "my-service", environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environment)})
+    git(service.path, "init", "--quiet")
+    commit(service.path)
+    yield service
+    service.run("python", "-m", "devdb", "stop")
+
+
 def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(template: Path, tmp_path: Path) -> None:
     source = tmp_path / "the template"
     shutil.copytree(template, source)
@@ -57,3 +162,57 @@ def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(templat
     assert (service / "app/items/service.py").read_text().endswith("\n# the service's own\n")
     assert json.loads((service / ".cruft.json").read_text())["commit"] == newest
     cruft(service, "check")
+
+
+@needs_history
+def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service: Service, bake: Bake) -> None:
+    service = old_service
+    for name, text in ORDERS.items():
+        service.write(name, text)
+    append(service.path / "app/items/service.py", OWN)
+    append(service.path / "app/db/url.py", OWN)
+    append(service.path / "app/http/pagination.py", FEW)
+    service.alembic("upgrade", "head")
+    service.alembic("revision", "--autogenerate", "-m", "add orders")
+    [revision] = (service.path / "migrations/versions").glob("*_add_orders.py")
+    own = {**ORDERS, revision.relative_to(service.path).as_posix(): revision.read_text()}
+    commit(service.path)
+
+    cruft(service.path, "update", "--skip-apply-ask")
+    commit(service.path)
+
+    present = texts(bake())
+    for name, addition in {"app/items/service.py": OWN, "app/url.py": OWN, "app/web/pagination.py": FEW}.items():
+        present[name] += f"{addition}\n"
+    assert texts(service.path) == present | own
+
+    # What is left to the owner, as the changelog says.
+    changelog = " ".join((ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split())
+    for name, text in ORDERS.items():
+        for old, new in re.findall("`([^`]+)` is now `([^`]+)`", changelog):
+            text = text.replace(old, new)
+        service.write(name, text)
+    service.run("ruff", "check", "--fix")
+    subprocess.run(["uv", "lock", "--quiet"], cwd=service.path, env=service.env, check=True)
+
+    service.run("ruff", "format", "--check")
+    service.run("mypy")
+    service.run("pytest")
+    service.alembic("upgrade", "head")
+    service.alembic("check")
+    service.run("python", "-m", "migrations.lint")
+    commit(service.path)
+    cruft(service.path, "check")
+
+
+@needs_history
+def test_an_update_does_not_bring_a_removed_domain_back(old_service: Service, bake: Bake) -> None:
+    for folder in ("app/items", "tests/items"):
+        shutil.rmtree(old_service.path / folder)
+    commit(old_service.path)
+    cruft(old_service.path, "update", "--skip-apply-ask")
+    commit(old_service.path)
+    present = texts(bake())
+    assert texts(old_service.path) == {
+        name: text for name, text in present.items() if not name.startswith(("app/items/", "tests/items/"))
+    }
