@@ -15,7 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
-from app.settings import ROOT, Settings
+from app.project import ROOT
+from app.settings import Settings
 
 # What many revisions do, and who holds the lock of the migrations.
 TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
@@ -139,6 +140,8 @@ def project(tmp_path: Path, empty_database_url: str) -> Project:
         "app/logs.py",
         "app/registry.py",
         "app/settings.py",
+        "app/fields.py",
+        "app/project.py",
         "app/url.py",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)

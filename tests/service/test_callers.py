@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
-from app.settings import ROOT, Settings
+from app.project import ROOT
+from app.settings import Settings
 
 VERSION = text("SELECT version_num FROM alembic_version")
 LOCKS = text(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from app.settings import ROOT
+from app.project import ROOT
 
 SCRIPT = """
 import logging, warnings, structlog

@@ -12,7 +12,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from app.settings import ROOT
+from app.project import ROOT
 from migrations.lint import Finding, LintError, lint, select
 
 REVISION = """

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import ROOT, ConfigurationError, Environment, MigrationSettings, Settings, load_settings
+from app.project import ROOT
+from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
 
 
 def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

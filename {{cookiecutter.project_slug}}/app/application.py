@@ -11,8 +11,9 @@ from fastapi_offline import FastAPIOffline
 from app import telemetry
 from app.db.engine import create_pool
 from app.db.session import ReadOnlySession, create_sessionmaker
+from app.project import project
 from app.registry import import_all_routers
-from app.settings import Environment, Settings, project
+from app.settings import Environment, Settings
 from app.web import errors, health, middleware
 
 CLOSING = 5  # seconds, for the connections of the database

@@ -1,24 +1,20 @@
 """What the environment says. `python -m app.settings` shows it, and what is wrong with it."""
 
-import json
 import os
-import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.url import connect_arguments, is_encrypted
-
-ROOT = Path(__file__).resolve().parent.parent
+from app.fields import DatabaseURL, Host, Listed, Origin, Seconds
+from app.project import ROOT, project
+from app.url import is_encrypted
 
 
 class ConfigurationError(Exception):
@@ -31,45 +27,6 @@ class Environment(StrEnum):
     STAGING = "staging"
     PRODUCTION = "production"
     TEST = "test"
-
-
-@cache
-def project() -> dict[str, Any]:
-    """Return the table `project` of `pyproject.toml`, with the title from the table `tool.app`."""
-    pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return {**pyproject["project"], **pyproject["tool"]["app"]}
-
-
-def _known_to_asyncpg(url: SecretStr) -> SecretStr:
-    connect_arguments(url.get_secret_value())
-    return url
-
-
-def _split(value: Any) -> Any:
-    """Take a list as JSON, or separated by commas."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError("must be a JSON list, or separated by commas") from None
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-def _like(pattern: str, examples: str, value: str) -> str:
-    if not re.fullmatch(pattern, value.lower()):
-        raise ValueError(f"{value} must look like {examples}")
-    return value.lower()
-
-
-DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
-Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
-Host = Annotated[str, AfterValidator(partial(_like, r"\*|(\*\.)?[^*/:\s]+", "example.com, *.example.com or *"))]
-Origin = Annotated[
-    str, AfterValidator(partial(_like, r"\*|[a-z][a-z0-9+.-]*://[^*/?#@\s]+", "https://example.com or *"))
-]
-Listed = BeforeValidator(_split)
 
 
 class Settings(BaseSettings):

@@ -12,7 +12,7 @@ from opentelemetry import _logs, trace
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.settings import project
+from app.project import project
 
 ENDPOINTS = [f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "TRACES_", "METRICS_", "LOGS_")]
 

@@ -15,7 +15,7 @@ from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import Enum, Table, text
 
 from app.db.base import Base
-from app.settings import ROOT
+from app.project import ROOT
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
 CREATED = re.compile(

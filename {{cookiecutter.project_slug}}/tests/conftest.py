@@ -20,7 +20,8 @@ from sqlalchemy.pool import NullPool
 import devdb
 from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.settings import ROOT, MigrationSettings, Settings
+from app.project import ROOT
+from app.settings import MigrationSettings, Settings
 from devdb.server import DevdbError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import ROOT
+from app.project import ROOT
 
 TABLE = """
     migrations
@@ -16,6 +16,7 @@ TABLE = """
     app.registry app.web
     app.db app.logs app.telemetry
     app.settings
+    app.fields app.project
     app.url
     devdb
 """

@@ -7,7 +7,7 @@ import tomllib
 
 from fastapi import FastAPI
 
-from app.settings import ROOT
+from app.project import ROOT
 
 
 def test_the_app_of_the_module_is_built_from_the_environment_and_connects_to_nothing() -> None:

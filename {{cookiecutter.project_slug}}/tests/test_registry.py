@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from app.settings import ROOT
+from app.project import ROOT
 
 # In a process of its own: there, no other test has imported a model yet.
 SCRIPT = """

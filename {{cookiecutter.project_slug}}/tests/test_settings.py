@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.settings import ROOT, ConfigurationError, Settings, env_example, load_settings
+from app.project import ROOT
+from app.settings import ConfigurationError, Settings, env_example, load_settings
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.engine import DatabaseUnavailable
-from app.settings import ROOT
+from app.project import ROOT
 
 TIME_LIMIT = 2.0  # seconds; orchestrators give up on a probe after a few
 
