@@ -1,4 +1,4 @@
-"""Autogenerate sees every change of the models, and nothing else. Run inside a baked service."""
+"""Autogenerate sees every change of the models, and nothing else."""
 
 import re
 

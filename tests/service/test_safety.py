@@ -1,4 +1,4 @@
-"""Migrations are never in the way of others, and end well however they end. Run inside a baked service."""
+"""Migrations are never in the way of others, and end well however they end."""
 
 import asyncio
 import os
