@@ -107,7 +107,7 @@ def test_a_model_that_escapes_the_registry_fails_the_service_s_tests(service: Se
             "import Mapped", "import DeclarativeBase, Mapped"
         )
     service.write(f"app/orders/{name}.py", text)
-    done = service.run("pytest", "tests/test_registry.py", check=False)
+    done = service.run("pytest", "tests/test_main.py", check=False)
     assert done.returncode == 1
     assert f"app.orders.{name}: orders" in done.stdout
 
