@@ -89,20 +89,20 @@ class Service:
         with subprocess.Popen(command, cwd=self.path, env={**self.env, **(env or {})}) as server:
             try:
                 with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                    wait_for(client, "/health/live")
+                    wait_for(client, "/health/live", server)
                     yield client
             finally:
                 server.terminate()
 
 
-def wait_for(client: httpx2.Client, path: str) -> None:
+def wait_for(client: httpx2.Client, path: str, server: subprocess.Popen[bytes]) -> None:
     """Return once `path` answers 200.
 
     Raises:
-        TimeoutError: it did not within the time limit.
+        TimeoutError: it did not within the time limit, or the server has ended.
     """
     deadline = time.monotonic() + TIME_LIMIT
-    while time.monotonic() < deadline:
+    while server.poll() is None and time.monotonic() < deadline:
         try:
             if client.get(path).status_code == 200:
                 return

@@ -78,6 +78,11 @@ def server(folder: Path) -> Iterator[str]:
     run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
     """Run PgBouncer in front of `server`, and yield `user:password@localhost:port`."""
@@ -94,10 +99,9 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
     ) as process:
         try:
             deadline = time.monotonic() + TIME_LIMIT
-            while time.monotonic() < deadline:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while not listens(port):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
             yield f"postgres:{QUOTED}@localhost:{port}"
         finally:

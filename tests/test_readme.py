@@ -30,7 +30,7 @@ def brings_up_a_service(command: str, folder: Path, env: dict[str, str]) -> None
     with subprocess.Popen(["bash", "-c", command], cwd=folder, env=env, start_new_session=True) as shell:
         try:
             with httpx2.Client(base_url="http://127.0.0.1:8000") as client:
-                wait_for(client, "/health/ready")
+                wait_for(client, "/health/ready", shell)
                 assert client.get("/api/v1/items").json() == {"items": [], "next_cursor": None}
                 assert "swagger" in client.get("/docs").text
         finally:

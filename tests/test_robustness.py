@@ -30,7 +30,7 @@ needs_signals = pytest.mark.skipif(
 )
 SMALL_LIMITS = {"DATABASE_STATEMENT_TIMEOUT": "2", "DATABASE_POOL_TIMEOUT": "1"}
 ANSWER_LIMIT = 20  # seconds; what the small limits allow, and generously more
-SHUTDOWN_LIMIT = 20  # seconds, for the process to end though its database hangs
+SHUTDOWN_LIMIT = 60  # seconds, for the process to end though its database hangs
 ITEMS = "/api/v1/items"
 SOME_ITEM = f"{ITEMS}/{UUID(int=1)}"
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -180,7 +180,7 @@ def launch(service: Service, *options: str, env: dict[str, str] | None = None) -
     ):
         try:
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIME_LIMIT) as client:
-                wait_for(client, "/health/live")
+                wait_for(client, "/health/live", process)
                 yield Server(service, process, client, log)
         finally:
             process.terminate()
@@ -1029,7 +1029,7 @@ def test_no_acknowledged_write_is_lost(service: Service, disturbances: list[Call
             for disturb in disturbances:
                 load.goes_on()
                 disturb(service, load)
-                wait_for(server.client, "/health/ready")
+                wait_for(server.client, "/health/ready", server.process)
                 ready = time.monotonic()
                 load.goes_on(60)
                 late = [started - ready for started in load.failures if started > ready]
@@ -1117,6 +1117,6 @@ def test_the_service_ends_though_a_client_stays(shared: Service, sent: bytes) ->
         socket.create_connection(("127.0.0.1", server.port)) as connection,
     ):
         connection.sendall(sent)
-        wait_for(server.client, "/health/ready")  # which is served after what was sent before
+        wait_for(server.client, "/health/ready", server.process)  # which is served after what was sent before
         server.process.terminate()
         assert server.process.wait(SHUTDOWN_LIMIT) in (0, -signal.SIGTERM), server.log.read_text()[-2000:]

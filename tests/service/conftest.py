@@ -18,6 +18,8 @@ from app.db.engine import create_engine
 from app.project import ROOT
 from app.settings import Settings
 
+TIME_LIMIT = 600  # seconds, for what must come at all
+
 # What many revisions do, and who holds the lock of the migrations.
 TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 CONCURRENTLY = """\
@@ -106,7 +108,7 @@ class Project:
     def alembic(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Run a command that must succeed, and return what it said."""
         process = self.start(*arguments, env=env)
-        output, log = process.communicate(timeout=60)
+        output, log = process.communicate(timeout=TIME_LIMIT)
         assert process.returncode == 0, log
         return output + log
 
@@ -124,7 +126,7 @@ class Project:
 
 def only_line(process: subprocess.Popen[str]) -> str:
     """Return the one line that a command printed which must fail, besides what alembic logs of its work."""
-    output, log = process.communicate(timeout=60)
+    output, log = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode != 0, output
     lines = [line for line in log.splitlines() if not line.startswith(("INFO", "WARN"))]
     assert len(lines) == 1, log

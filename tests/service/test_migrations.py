@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
+from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, TIME_LIMIT, Project, only_line
 
 
 async def test_any_number_of_upgrades_at_once_migrate_once(project: Project) -> None:
@@ -10,7 +10,7 @@ async def test_any_number_of_upgrades_at_once_migrate_once(project: Project) -> 
     project.revision(CONCURRENTLY)
     project.revision("op.execute('INSERT INTO things VALUES (1)')")
     processes = [project.start("upgrade", "head") for _ in range(8)]
-    logs = [process.communicate(timeout=120)[1] for process in processes]
+    logs = [process.communicate(timeout=TIME_LIMIT)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, "".join(logs)
     assert "".join(logs).count("Running upgrade") == 3
     assert await project.sql("SELECT id FROM things") == [1]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
 from app.settings import Settings
-from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, Project, only_line
+from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, TIME_LIMIT, Project, only_line
 
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
 
@@ -42,7 +42,7 @@ async def waiting(project: Project, query: str) -> None:
 
 async def until(project: Project, query: str, rows: bool = True) -> None:
     """Return once `query` gives rows, or none."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIME_LIMIT):
         while True:
             if bool(await project.sql(query)) == rows:
                 return
@@ -68,7 +68,7 @@ async def test_an_end_in_the_middle_leaves_the_last_complete_revision_and_no_loc
     process = project.start("upgrade", "head")
     await waiting(project, "pg_sleep(60)")
     process.send_signal(end)
-    log = process.communicate(timeout=30)[1]
+    log = process.communicate(timeout=TIME_LIMIT)[1]
     assert process.returncode
     assert "Traceback" not in log
     await until(project, LOCKS, rows=False)
@@ -84,11 +84,11 @@ async def test_ddl_that_waits_for_a_lock_lets_others_pass_and_comes_back(project
         process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.3"})
         await waiting(project, "ALTER TABLE")
         for _ in range(3):
-            async with asyncio.timeout(20):  # it would wait for as long as the blocker does
+            async with asyncio.timeout(TIME_LIMIT):  # it would wait for as long as the blocker does
                 await project.sql("SELECT id FROM things")
             await waiting(project, "ALTER TABLE")
         await blocker.rollback()
-    log = process.communicate(timeout=60)[1]
+    log = process.communicate(timeout=TIME_LIMIT)[1]
     assert process.returncode == 0, log
     assert "starting again" in log
     project.alembic("current")
@@ -128,7 +128,7 @@ async def test_an_index_is_built_concurrently_behind_a_long_transaction(project:
         await waiting(project, "CREATE INDEX CONCURRENTLY")
         await asyncio.sleep(1)
         await blocker.commit()
-    log = process.communicate(timeout=60)[1]
+    log = process.communicate(timeout=TIME_LIMIT)[1]
     assert process.returncode == 0, log
     assert await project.sql("SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_things'::regclass") == [True]
 
@@ -142,15 +142,10 @@ async def test_each_migration_is_a_transaction_of_its_own(project: Project) -> N
     assert await project.sql("SELECT version_num FROM alembic_version") == ["r2"]
 
 
-async def test_a_server_that_does_not_answer_is_given_up(project: Project) -> None:
-    async def listen_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(listen_only, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        env = {"DATABASE_URL": f"postgresql://127.0.0.1:{port}/db?connect_timeout=1"}
-        refusal = await asyncio.to_thread(project.refusal, "current", env=env)
+def test_a_server_that_does_not_answer_is_given_up(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=1"
+        refusal = project.refusal("current", env={"DATABASE_URL": url})
     assert "no answer in time" in refusal
 
 
@@ -162,19 +157,24 @@ async def test_a_server_that_is_still_starting_is_put_up_with(project: Project) 
         await asyncio.gather(pump(reader, server_writer), pump(server_reader, writer))
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
+        with suppress(ConnectionError), closing(writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}").geturl()
-    with project.start("current", env={"DATABASE_URL": url, "MIGRATION_WAIT": "60"}) as process:
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))  # and kept, so that nobody else listens there meanwhile
+    url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{closed.getsockname()[1]}").geturl()
+    with closed, project.start("current", env={"DATABASE_URL": url, "MIGRATION_WAIT": "60"}) as process:
         assert process.stderr
         waiting = await asyncio.to_thread(process.stderr.readline)
-        async with await asyncio.start_server(forward, "127.0.0.1", port):
-            log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+        # The server does not wait for its connections, and the event loop would end before them.
+        async with (
+            asyncio.TaskGroup() as connections,
+            await asyncio.start_server(lambda *ends: connections.create_task(forward(*ends)), sock=closed),
+        ):
+            log = (await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT))[1]
     assert "waiting: cannot connect" in waiting
     assert process.returncode == 0, log
 
@@ -236,7 +236,7 @@ def test_sigterm_ends_also_what_was_started_with_sigint_ignored(project: Project
         while "Running upgrade" not in shell.stderr.readline():
             pass
         shell.terminate()
-        assert "interrupted" in shell.communicate(timeout=30)[1]
+        assert "interrupted" in shell.communicate(timeout=TIME_LIMIT)[1]
 
 
 async def test_limits_of_the_role_and_of_statements_do_not_end_a_wait(project: Project) -> None:
@@ -254,22 +254,22 @@ async def test_limits_of_the_role_and_of_statements_do_not_end_a_wait(project: P
         while "starting again in 3.2 s" not in await asyncio.to_thread(process.stderr.readline):
             assert process.poll() is None
         await blocker.rollback()
-    log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+    log = (await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT))[1]
     assert process.returncode == 0, log
 
 
 async def test_each_migration_has_the_whole_wait(project: Project) -> None:
     project.revision(TABLE)
     project.alembic("upgrade", "head")
-    project.revision("op.execute('SELECT pg_sleep(3)')")
+    project.revision("op.execute('SELECT pg_sleep(9)')")
     project.revision('op.add_column("things", sa.Column("name", sa.String))')
     async with transaction(project, "SELECT * FROM things") as blocker:
-        process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_LOCK_WAIT": "3"})
+        process = project.start("upgrade", "head", env={"MIGRATION_LOCK_TIMEOUT": "0.1", "MIGRATION_LOCK_WAIT": "9"})
         assert process.stderr
         while "starting again" not in await asyncio.to_thread(process.stderr.readline):
             assert process.poll() is None
         await blocker.rollback()
-    log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+    log = (await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT))[1]
     assert process.returncode == 0, log
 
 

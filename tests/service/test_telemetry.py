@@ -26,6 +26,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from app.project import ROOT
 from app.telemetry import Handler, sendable
+from tests.service.conftest import TIME_LIMIT
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 WITHOUT_EXTRA = """
@@ -107,7 +108,7 @@ class Service:
     def stop(self) -> None:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
-        self.output += self.process.communicate(timeout=30)[0]
+        self.output += self.process.communicate(timeout=TIME_LIMIT)[0]
         assert self.process.returncode in (0, -signal.SIGTERM), self.output
 
 

@@ -155,12 +155,12 @@ def test_a_file_of_certificates_is_used(tmp_path: Path) -> None:
     assert arguments["dsn"].endswith(f"sslmode=verify-full&sslrootcert={quote(str(root), safe='')}")
 
 
-@pytest.mark.parametrize("password", ["hunt/er2", "hunt?er2", "hunt@er2"])
+@pytest.mark.parametrize("password", ["zq9x/w", "zq9x?w", "zq9x@w"])
 async def test_an_unencoded_password_is_in_no_traceback(password: str) -> None:
     with pytest.raises((DatabaseUnavailable, ValueError)) as error:
         await ask(f"postgresql://u:{password}@127.0.0.1:1/db", "SELECT 1")
     assert (
-        "hunt"
+        "zq9x"
         not in "".join(traceback.format_exception(error.value, chain=True))
         .replace(password, "")
         .split("test_url.py")[-1]
