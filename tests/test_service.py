@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -78,6 +79,30 @@ def test_the_whole_loop(service: Service) -> None:
     service.run("ruff", "format", "--check")
     service.run("mypy")
     service.run("pytest")
+
+
+def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    [router] = [block for block in blocks if "APIRouter" in block]
+    [script] = [block for block in blocks if "asyncio.run" in block]
+    service.write("app/names/router.py", router)
+    service.write("scripts/seed.py", script)
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
+    service.run("mypy", "app", "scripts")
+
+    service.alembic("upgrade", "head")
+    done = service.run("python", "-W", "error", "-m", "scripts.seed")
+    assert "Warning" not in done.stderr
+    with service.serve() as client:
+        assert client.get("/api/v1/names").text == "Lamp\n"
+        assert client.post("/api/v1/names/upper").status_code == 202
+        while client.get("/api/v1/names").text != "LAMP\n":
+            time.sleep(0.1)
+        url = f"ws{str(client.base_url)[4:]}/api/v1/names"
+        ask = f"import asyncio, websockets\nasync def ask():\n    async with websockets.connect({url!r}) as socket:\n"
+        ask += "        await socket.send('LA')\n        print(await socket.recv())\nasyncio.run(ask())"
+        assert service.run("python", "-c", ask).stdout.strip() == '["LAMP"]'
 
 
 def test_a_package_of_models_is_found(service: Service) -> None:

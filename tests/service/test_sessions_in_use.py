@@ -348,6 +348,28 @@ async def test_the_commit_comes_first_however_the_session_is_depended_on(
     assert (await client.get("/words")).json() == 1
 
 
+@pytest.mark.parametrize(("scope", "stored"), [("request", ["before"]), ("function", ["after", "before"])])
+async def test_a_dependency_of_one_s_own_has_the_session(
+    app: FastAPI, client: AsyncClient, scope: Any, stored: list[str]
+) -> None:
+    told: list[InvalidRequestError] = []
+
+    async def around(session: SessionDep) -> AsyncIterator[None]:
+        await session.execute(INSERT, {"word": "before"})
+        yield
+        try:
+            await session.execute(INSERT, {"word": "after"})
+        except InvalidRequestError as error:
+            told.append(error)
+
+    @app.post("/words", dependencies=[Depends(around, scope=scope)])
+    async def add_word() -> None: ...
+
+    assert (await client.post("/words")).status_code == 200
+    assert await words(app) == stored
+    assert len(told) + len(stored) == 2
+
+
 async def test_sessions_taken_in_any_order_do_not_wait_for_each_other(app: FastAPI, client: AsyncClient) -> None:
     async def use(session: AsyncSession) -> None:
         await session.execute(text("SELECT pg_sleep(0.01)"))

@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 
 from app.db.engine import FAILED_TRANSACTION
 
-ANEW = "`async with database.session() as session`, where `database` is `app.state.database`"
+ANEW = "`async with database.session() as session`, with a `database: DatabaseDep` or `app.state.database`"
 ENDED = f"this session has ended with what it was made for: to go on later, take another, {ANEW}"
 SHARED = f"two tasks use one session at once: await one after the other, or give each its own, {ANEW}"
 UNFINISHED = f"a task still uses the session, which ends here: await it before, or give it its own, {ANEW}"
@@ -216,6 +216,15 @@ class Database:
         """Yield a session in which each statement sees what is committed by then, and none may write."""
         async with self.sessions() as sessions:
             yield sessions.read()
+
+
+async def get_database(connection: HTTPConnection) -> Database:
+    """Return what gives sessions to whatever goes on after the path function."""
+    database: Database = connection.state.database
+    return database
+
+
+DatabaseDep = Annotated[Database, Depends(get_database)]
 
 
 async def get_sessions(connection: HTTPConnection) -> AsyncIterator[Sessions]:
