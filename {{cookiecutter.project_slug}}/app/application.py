@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import telemetry
-from app.db.engine import create_pool
 from app.db.session import Database
 from app.project import project
 from app.registry import import_all_routers
@@ -27,7 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: the settings name no database, or a `router` module has no router.
     """
-    engine, read_engine = create_pool(settings), create_pool(settings, read_only=True)
+    database = Database(settings)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
     options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     app: FastAPI = (FastAPIOffline if docs else FastAPI)(
@@ -37,10 +36,10 @@ def create_app(settings: Settings) -> FastAPI:
         debug=settings.debug,
         lifespan=lifespan,
         responses=errors.DOCUMENTATION,
-        telemetry=telemetry.configure([engine, read_engine], settings.environment),
+        telemetry=telemetry.configure([database.engine, database.read_engine], settings.environment),
         **options,
     )
-    app.state.database = Database(engine, read_engine)
+    app.state.database = database
     middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)

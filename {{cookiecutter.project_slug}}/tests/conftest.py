@@ -116,8 +116,11 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 @pytest.fixture
-def database(engine: AsyncEngine, connection: AsyncConnection) -> Database:
-    return Database(engine, engine, bind=connection, join_transaction_mode="create_savepoint")
+async def database(settings: Settings, connection: AsyncConnection) -> AsyncIterator[Database]:
+    """A database whose sessions are all in the one transaction of `connection`."""
+    database = Database(settings, bind=connection, join_transaction_mode="create_savepoint")
+    yield database
+    await database.engine.dispose()
 
 
 @pytest.fixture

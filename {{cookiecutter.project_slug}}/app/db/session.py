@@ -9,12 +9,13 @@ from typing import Annotated, Any, cast
 from fastapi import Depends
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 from starlette.requests import HTTPConnection
 
-from app.db.engine import FAILED_TRANSACTION
+from app.db.engine import FAILED_TRANSACTION, DatabaseUnavailable, create_pool
+from app.settings import Settings
 
 ANEW = "`async with database.session() as session`, with a `database: DatabaseDep` or `app.state.database`"
 ENDED = f"this session has ended with what it was made for: to go on later, take another, {ANEW}"
@@ -59,14 +60,29 @@ class WriteSession(AsyncSession):
     """A session that one task at a time uses, and none after its end; whoever does is told at once."""
 
     task: asyncio.Task[Any] | None = None  # that uses it now
-    sessions: "Sessions"
+    has_turn = False
+
+    def __init__(self, sessions: "Sessions", turns: "Turns", **options: Any) -> None:
+        super().__init__(**options)
+        self.sessions, self.turns = sessions, turns
 
     async def prepare(self) -> None:
         """Refuse what would not be committed, and wait for no connection while holding one to read."""
         if "rolled_back" in self.sync_session.info:
             raise InvalidRequestError(ROLLED_BACK)
-        if self.sessions.reader and not self.sync_session.in_transaction():
+        if not self.has_turn and self.sessions.reader:
             await self.sessions.reader.let_go()
+        await self.take_turn()
+
+    async def take_turn(self) -> None:
+        if not self.has_turn:
+            await self.turns.take()
+            self.has_turn = True
+
+    def pass_turn(self) -> None:
+        if self.has_turn:
+            self.turns.release()
+            self.has_turn = False
 
     async def cancel_others(self) -> bool:
         """Cancel what still uses the session, and return whether anything did."""
@@ -79,8 +95,12 @@ class WriteSession(AsyncSession):
     async def end(self) -> None:
         """Close the session for good."""
         await self.cancel_others()
-        await self.close()
-        self._proxied = self.sync_session = cast(Session, Ended())
+        if self.in_transaction():
+            await self.close()
+        else:
+            self.sync_session.close()  # which has nothing to await
+        self.pass_turn()
+        self._proxied = self.sync_session = self.turns = cast(Any, Ended())
 
 
 class ReadSession(WriteSession):
@@ -89,12 +109,13 @@ class ReadSession(WriteSession):
     is_streaming = False
 
     async def prepare(self) -> None:
-        """Nothing will be committed."""
+        await self.take_turn()
 
     async def let_go(self) -> None:
         """Return the connection to the pool; the next statement has another."""
         if not self.is_streaming:
             await self.commit()
+            self.pass_turn()
 
     async def stream(self, *arguments: Any, **options: Any) -> Any:
         """Stream from a transaction: without one, PostgreSQL has no cursor."""
@@ -148,22 +169,13 @@ class Sessions:
     def write(self) -> WriteSession:
         """Return the session of the transaction that is committed in the end."""
         if self.writer is None:
-            options: dict[str, Any] = {
-                "bind": self.database.engine,
-                "sync_session_class": NoLazyLoading,
-            } | self.database.options
-            self.writer = WriteSession(**options)
-            self.writer.sessions = self
+            self.writer = WriteSession(self, **self.database.write_options)
         return self.writer
 
     def read(self) -> ReadSession:
         """Return the session to read with, which may be behind the other."""
         if self.reader is None:
-            options: dict[str, Any] = {
-                "bind": self.database.read_engine,
-                "sync_session_class": ReadOnly,
-            } | self.database.options
-            self.reader = ReadSession(**options)
+            self.reader = ReadSession(self, **self.database.read_options)
         return self.reader
 
     async def commit(self) -> None:
@@ -181,19 +193,60 @@ class Sessions:
             await self.writer.prepare()
             if not self.writer.is_active:  # a flush has failed, and the session would end without a word
                 raise InvalidRequestError(FAILED_TRANSACTION)
-            await self.writer.commit()
+            if self.writer.in_transaction():
+                await self.writer.commit()
 
     async def end(self) -> None:
         for session in filter(None, (self.reader, self.writer)):
             await session.end()
 
 
-class Database:
-    """What `create_app` makes of the settings: two engines, and the sessions on them, with SQLAlchemy's `options`."""
+class Turns(asyncio.Semaphore):
+    """As many turns as a pool has connections, in the order in which they were asked for: the pool has none."""
 
-    def __init__(self, engine: AsyncEngine, read_engine: AsyncEngine, **options: Any) -> None:
-        self.engine, self.read_engine = engine, read_engine
-        self.options = {"expire_on_commit": False, "close_resets_only": False} | options
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.database_pool_size + settings.database_pool_max_overflow)
+        self.patience = settings.database_pool_timeout
+
+    async def take(self) -> None:
+        """Wait for a turn.
+
+        Raises:
+            DatabaseUnavailable: none came within the time limit.
+        """
+        if not self.locked():
+            await self.acquire()
+            return
+        try:
+            async with asyncio.timeout(self.patience):
+                await self.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable(f"no connection was free within {self.patience:g} s") from None
+
+
+class Database:
+    """What `create_app` makes of the settings: two engines, and the sessions on them, with SQLAlchemy's `options`.
+
+    Raises:
+        ConfigurationError: the settings name no database.
+    """
+
+    write_options: dict[str, Any]
+    read_options: dict[str, Any]
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.engine, self.read_engine = create_pool(settings), create_pool(settings, read_only=True)
+        options = {"expire_on_commit": False, "close_resets_only": False} | options
+        self.write_options = {
+            "bind": self.engine,
+            "sync_session_class": NoLazyLoading,
+            "turns": Turns(settings),
+        } | options
+        self.read_options = {
+            "bind": self.read_engine,
+            "sync_session_class": ReadOnly,
+            "turns": Turns(settings),
+        } | options
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[Sessions]:
@@ -202,8 +255,10 @@ class Database:
         try:
             yield sessions
             await sessions.commit()
-        finally:
-            await sessions.end()
+        except BaseException:
+            await asyncio.shield(asyncio.create_task(sessions.end()))  # whoever cancels may do so again
+            raise
+        await sessions.end()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
