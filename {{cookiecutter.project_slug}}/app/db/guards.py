@@ -1,0 +1,158 @@
+"""Sessions that refuse what would be lost: to be used late, by two tasks at once, or after a rollback."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.util.concurrency import in_greenlet
+
+if TYPE_CHECKING:
+    from app.db.session import Sessions, Turns
+
+ANEW = "`async with database.session() as session`, with a `database: DatabaseDep` or `app.state.database`"
+ENDED = f"this session has ended with what it was made for: to go on later, take another, {ANEW}"
+SHARED = f"two tasks use one session at once: await one after the other, or give each its own, {ANEW}"
+UNFINISHED = f"a task still uses the session, which ends here: await it before, or give it its own, {ANEW}"
+ROLLED_BACK = (
+    "the session was rolled back, so what it did is not stored: where you catch an error to go on without a statement, "
+    f"execute the statement in `async with session.begin_nested()`; to begin anew, take another session, {ANEW}"
+)
+
+
+class NoLazyLoading(Session):
+    """A session that says what was not loaded, where SQLAlchemy would raise MissingGreenlet."""
+
+
+@event.listens_for(NoLazyLoading, "do_orm_execute")
+def refuse_to_load_late(state: ORMExecuteState) -> None:
+    if not in_greenlet() and state.is_select and (state.lazy_loaded_from or state.is_column_load):
+        what = state.lazy_loaded_from.mapper.class_.__name__ if state.lazy_loaded_from else "an object"
+        raise InvalidRequestError(
+            f"{what} has an attribute that was not loaded: name it in `options(selectinload(...))`"
+        )
+
+
+@event.listens_for(NoLazyLoading, "after_soft_rollback")
+def note_the_rollback(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info["rolled_back"] = True
+
+
+class ReadOnly(NoLazyLoading):
+    """A session that writes nothing."""
+
+
+@event.listens_for(ReadOnly, "before_flush")
+def refuse_to_write(session: Session | AsyncSession, *_: Any) -> None:
+    if session.new or session.dirty or session.deleted:
+        raise InvalidRequestError("a ReadSessionDep only reads: take a SessionDep to write")
+
+
+class WriteSession(AsyncSession):
+    """A session that one task at a time uses, and none after its end; whoever does is told at once."""
+
+    task: asyncio.Task[Any] | None = None  # that uses it now
+    has_turn = False
+
+    def __init__(self, sessions: "Sessions", turns: "Turns", **options: Any) -> None:
+        super().__init__(**options)
+        self.sessions, self.turns = sessions, turns
+
+    async def prepare(self) -> None:
+        """Refuse what would not be committed, and wait for no connection while holding one to read."""
+        self.refuse_what_is_lost()
+        if not self.has_turn and self.sessions.reader:
+            await self.sessions.reader.let_go()
+        await self.take_turn()
+
+    def refuse_what_is_lost(self) -> None:
+        if "rolled_back" in self.sync_session.info:
+            raise InvalidRequestError(ROLLED_BACK)
+
+    async def take_turn(self) -> None:
+        if not self.has_turn:
+            await self.turns.take()
+            self.has_turn = True
+
+    def pass_turn(self) -> None:
+        if self.has_turn:
+            self.turns.release()
+            self.has_turn = False
+
+    async def cancel_others(self) -> bool:
+        """Cancel what still uses the session, and return whether anything did."""
+        if self.task is None:
+            return False
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        return True
+
+    async def end(self) -> None:
+        """Close the session for good."""
+        await self.cancel_others()
+        if self.in_transaction():
+            await self.close()
+        else:
+            self.sync_session.close()  # which has nothing to await
+        self.pass_turn()
+        self._proxied = self.sync_session = self.turns = cast(Any, Ended())
+
+
+class ReadSession(WriteSession):
+    """A session in which each statement sees what is committed by then."""
+
+    is_streaming = False
+
+    async def prepare(self) -> None:
+        await self.take_turn()
+
+    async def let_go(self) -> None:
+        """Return the connection to the pool; the next statement has another."""
+        if not self.is_streaming:
+            await self.commit()
+            self.pass_turn()
+
+    async def stream(self, *arguments: Any, **options: Any) -> Any:
+        """Stream from a transaction: without one, PostgreSQL has no cursor."""
+        if not self.is_streaming:
+            await self.commit()
+            await self.connection(execution_options={"isolation_level": "READ COMMITTED"})
+            self.is_streaming = True
+        return await super().stream(*arguments, **options)
+
+
+class Ended:
+    """Stands in the place of what a session worked with."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvalidRequestError(ENDED)
+
+
+def by_one_task(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return `method` of a session such that a second task cannot call any while it runs."""
+
+    @wraps(method)
+    async def call(session: WriteSession, *arguments: Any, **options: Any) -> Any:
+        task = asyncio.current_task()
+        if session.task is not None:
+            if session.task is not task:
+                raise InvalidRequestError(SHARED)
+            return await method(session, *arguments, **options)
+        session.task = task
+        try:
+            await session.prepare()
+            return await method(session, *arguments, **options)
+        finally:
+            session.task = None
+
+    return call
+
+
+METHODS = "connection delete execute flush get get_one merge refresh run_sync scalar scalars stream stream_scalars"
+for _class, _name in [*((WriteSession, name) for name in METHODS.split()), (ReadSession, "stream")]:
+    setattr(_class, _name, by_one_task(getattr(_class, _name)))
