@@ -99,7 +99,7 @@ async def bug(password: Annotated[str, Body(embed=True)], session: SessionDep) -
 async def killed(name: str, request: Request, session: SessionDep) -> None:
     await insert(session, name)
     pid = await session.scalar(text("SELECT pg_backend_pid()"))
-    async with request.app.state.engine.connect() as other:
+    async with request.app.state.database.engine.connect() as other:
         await other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 """
 SIGNAL_POSTGRESQL = """\

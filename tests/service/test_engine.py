@@ -88,14 +88,14 @@ async def test_an_exhausted_pool_is_503_within_the_time_limit(settings: Settings
 
     async with (
         AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
-        app.state.read_engine.connect(),
+        app.state.database.read_engine.connect(),
     ):
         response = await client.get("/asks")
         assert response.status_code == 503
         assert response.headers["retry-after"]
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         assert (await client.get("/asks")).status_code == 200
-    await app.state.read_engine.dispose()
+    await app.state.database.read_engine.dispose()
 
 
 async def test_a_database_that_does_not_answer_is_unavailable(settings: Settings) -> None:

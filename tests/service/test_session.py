@@ -58,7 +58,7 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
                 await session.execute(INSERT, {"parent": parent})
 
     async with app.router.lifespan_context(app):
-        async with app.state.engine.begin() as connection:
+        async with app.state.database.engine.begin() as connection:
             await connection.execute(text("CREATE TABLE parents (id int PRIMARY KEY)"))
             await connection.execute(
                 text("CREATE TABLE children (id int CHECK (id > 0) REFERENCES parents INITIALLY DEFERRED)")
@@ -96,7 +96,7 @@ async def test_a_row_is_there_if_and_only_if_the_answer_says_so(
     transport = ASGITransport(app, raise_app_exceptions=False)
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.post(path)).status_code == status
-    async with app.state.engine.connect() as connection:
+    async with app.state.database.engine.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM children")) == rows
 
 
@@ -118,8 +118,8 @@ class Child(Own):
 
 
 async def test_what_was_not_loaded_is_named(app: FastAPI) -> None:
-    for sessionmaker in (app.state.sessionmaker, app.state.read_sessionmaker):
-        async with sessionmaker() as session:
+    for take in (app.state.database.session, app.state.database.read_session):
+        async with take() as session:
             parent = (await session.scalars(select(Parent))).one()
             with pytest.raises(InvalidRequestError, match=r"Parent .* not loaded.*selectinload"):
                 _ = parent.children
@@ -144,7 +144,7 @@ async def test_a_read_session_refuses_to_write_objects(app: FastAPI, flushed: bo
 
 @pytest.mark.parametrize("statement", [text("DELETE FROM parents"), delete(Parent), insert(Parent).values(id=3)])
 async def test_a_read_session_refuses_to_execute_a_write(app: FastAPI, statement: Executable) -> None:
-    async with app.state.read_sessionmaker() as session:
+    async with app.state.database.read_session() as session:
         with pytest.raises(DBAPIError, match="in a read-only transaction"):
             await session.execute(statement)
 
@@ -164,5 +164,5 @@ async def test_a_client_that_leaves_commits_nothing(app: FastAPI) -> None:
         await left.wait()
         request.cancel()
         await asyncio.wait([request])
-    async with app.state.engine.connect() as connection:
+    async with app.state.database.engine.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM parents WHERE id = 4")) == 0

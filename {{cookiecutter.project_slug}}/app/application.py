@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import telemetry
 from app.db.engine import create_pool
-from app.db.session import ReadOnlySession, create_sessionmaker
+from app.db.session import Database
 from app.project import project
 from app.registry import import_all_routers
 from app.settings import Environment, Settings
@@ -40,9 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=telemetry.configure([engine, read_engine], settings.environment),
         **options,
     )
-    app.state.engine, app.state.read_engine = engine, read_engine
-    app.state.sessionmaker = create_sessionmaker(engine)
-    app.state.read_sessionmaker = create_sessionmaker(read_engine, ReadOnlySession)
+    app.state.database = Database(engine, read_engine)
     middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)
@@ -53,11 +51,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    if reason := await health.why_not_ready(app.state.engine):
+    database: Database = app.state.database
+    if reason := await health.why_not_ready(database.engine):
         logger.warning(f"not ready yet: {reason}")
     yield
     try:
         async with asyncio.timeout(CLOSING):
-            await asyncio.gather(app.state.engine.dispose(), app.state.read_engine.dispose())
+            await asyncio.gather(database.engine.dispose(), database.read_engine.dispose())
     except TimeoutError:
         logger.warning("the database does not let go of its connections")

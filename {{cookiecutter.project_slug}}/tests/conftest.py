@@ -14,12 +14,13 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import NullPool
 
 import devdb
 from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
+from app.db.session import Database
 from app.project import ROOT
 from app.settings import MigrationSettings, Settings
 from devdb.server import DevdbError
@@ -115,21 +116,20 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 @pytest.fixture
-def sessionmaker(connection: AsyncConnection) -> async_sessionmaker[AsyncSession]:
-    return async_sessionmaker(connection, expire_on_commit=False, join_transaction_mode="create_savepoint")
+def database(engine: AsyncEngine, connection: AsyncConnection) -> Database:
+    return Database(engine, engine, bind=connection, join_transaction_mode="create_savepoint")
 
 
 @pytest.fixture
-async def session(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
-    async with sessionmaker() as session:
+async def session(connection: AsyncConnection) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session:
         yield session
 
 
 @pytest.fixture
-def app(settings: Settings, engine: AsyncEngine, sessionmaker: async_sessionmaker[AsyncSession]) -> FastAPI:
+def app(settings: Settings, database: Database) -> FastAPI:
     app = create_app(settings)
-    app.state.engine = engine
-    app.state.sessionmaker = app.state.read_sessionmaker = sessionmaker
+    app.state.database = database
     return app
 
 

@@ -23,7 +23,7 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
             raise HTTPException(403)
 
     async with app.router.lifespan_context(app):
-        async with app.state.engine.begin() as connection:
+        async with app.state.database.engine.begin() as connection:
             await connection.execute(text("CREATE TABLE words (word text)"))
         yield app
 
@@ -31,5 +31,5 @@ async def app(empty_database_url: str) -> AsyncIterator[FastAPI]:
 async def test_a_request_is_committed_unless_it_raises(app: FastAPI, client: AsyncClient) -> None:
     assert (await client.post("/words/kind")).status_code == 200
     assert (await client.post("/words/rude")).status_code == 403
-    async with app.state.engine.connect() as connection:
+    async with app.state.database.engine.connect() as connection:
         assert (await connection.scalars(text("SELECT word FROM words"))).all() == ["kind"]

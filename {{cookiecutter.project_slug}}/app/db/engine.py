@@ -1,8 +1,11 @@
 """The engine, as the application and the migrations create it."""
 
 import asyncio
+import logging
+import re
 import ssl
 import time
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -10,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.settings import MigrationSettings, Settings
 from app.url import connect_arguments, parameters
@@ -20,9 +24,17 @@ FAILED_TRANSACTION = (
     "a statement before has failed, and the transaction with it: "
     "where you catch such an error, execute the statement in `async with session.begin_nested()`"
 )
+OUTLASTING = re.compile(
+    r"^(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SET(?!\s+(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|LISTEN|DECLARE|PREPARE)\b"
+    r"|\bset_config\s*\(|advisory_lock|\bTEMP(?:ORARY)?\b",
+    re.IGNORECASE | re.DOTALL,
+)
+IN_USE = "a connection was given back in use, and is closed: a statement or a transaction on it was not awaited"
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 IN_FAILED_TRANSACTION = "25P02"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PING = 2.0  # seconds that the server has to show that one is
+
+logger = logging.getLogger(__name__)
 
 
 class DatabaseUnavailable(Exception):
@@ -141,15 +153,34 @@ def _watch(engine: Engine) -> None:
                 connection.invalidate()  # or the pool would hand it on, in its failed transaction
                 raise
 
+    @event.listens_for(engine, "before_cursor_execute")
+    def note_what_outlasts(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if outlasts_its_request(statement):
+            connection.info["is_altered"] = True
+
     @event.listens_for(engine, "checkin")
-    def note_the_time(connection: Any, record: Any) -> None:
+    def take_back(connection: Any, record: ConnectionPoolEntry) -> None:
+        if connection is None:  # it is lost
+            return
         record.info["idle_since"] = time.monotonic()
+        # Whoever had it may have left a statement that still runs, or a transaction that SQLAlchemy does not know of.
+        if connection._execute_mutex.locked() or connection.driver_connection.is_in_transaction():
+            logger.error(IN_USE)
+            record.invalidate()
+        elif record.info.pop("is_altered", False):
+            connection.run_async(lambda driver: driver.execute(f"{driver.get_reset_query()}; DISCARD TEMP"))
 
     @event.listens_for(engine, "checkout")
     def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
         idle = time.monotonic() - record.info.get("idle_since", time.monotonic())
         if connection.driver_connection.is_closed() or (idle > FRESH and not _is_alive(connection)):
             raise InvalidatePoolError
+
+
+@cache
+def outlasts_its_request(statement: str) -> bool:
+    """Say whether a statement may change the session on the server: a setting, a lock, a temporary table."""
+    return bool(OUTLASTING.search(statement))
 
 
 def _is_alive(connection: Any) -> bool:

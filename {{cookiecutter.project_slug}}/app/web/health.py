@@ -37,7 +37,7 @@ async def live() -> Health:
 @router.get("/ready", responses={503: {"model": Health}})
 async def ready(request: Request, response: Response) -> Health:
     """The database answers, and its schema is not older than this code."""
-    reason = await why_not_ready(request.app.state.engine)
+    reason = await why_not_ready(request.state.database.engine)
     if reason is None:
         return Health(status="ok")
     response.status_code = 503

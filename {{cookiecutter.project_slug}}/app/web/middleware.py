@@ -47,13 +47,16 @@ class RequestMiddleware:
         self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})  # which mounted applications see, too
+        if scope["type"] != "lifespan":
+            state["database"] = scope["app"].state.database
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
         given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state["request_id"] = request_id
         # Never unbound: each request is a task of its own, and the server logs an unexpected error after this returns.
         structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 500
