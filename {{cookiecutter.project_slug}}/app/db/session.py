@@ -59,14 +59,14 @@ class WriteSession(AsyncSession):
     """A session that one task at a time uses, and none after its end; whoever does is told at once."""
 
     task: asyncio.Task[Any] | None = None  # that uses it now
-    reader: "ReadSession | None" = None  # of the same request
+    sessions: "Sessions"
 
     async def prepare(self) -> None:
         """Refuse what would not be committed, and wait for no connection while holding one to read."""
         if "rolled_back" in self.sync_session.info:
             raise InvalidRequestError(ROLLED_BACK)
-        if self.reader and not self.sync_session.in_transaction():
-            await self.reader.let_go()
+        if self.sessions.reader and not self.sync_session.in_transaction():
+            await self.sessions.reader.let_go()
 
     async def cancel_others(self) -> bool:
         """Cancel what still uses the session, and return whether anything did."""
@@ -148,16 +148,22 @@ class Sessions:
     def write(self) -> WriteSession:
         """Return the session of the transaction that is committed in the end."""
         if self.writer is None:
-            self.writer = WriteSession(**{"bind": database.engine, "sync_session_class": NoLazyLoading} | database.options)
-            self.writer.reader = self.reader
+            options: dict[str, Any] = {
+                "bind": self.database.engine,
+                "sync_session_class": NoLazyLoading,
+            } | self.database.options
+            self.writer = WriteSession(**options)
+            self.writer.sessions = self
         return self.writer
 
     def read(self) -> ReadSession:
         """Return the session to read with, which may be behind the other."""
         if self.reader is None:
-            self.reader = ReadSession(**{"bind": database.read_engine, "sync_session_class": ReadOnly} | database.options)
-            if self.writer:
-                self.writer.reader = self.reader
+            options: dict[str, Any] = {
+                "bind": self.database.read_engine,
+                "sync_session_class": ReadOnly,
+            } | self.database.options
+            self.reader = ReadSession(**options)
         return self.reader
 
     async def commit(self) -> None:
