@@ -31,7 +31,7 @@ def test_every_error_that_a_user_can_mend_is_one_line(project: Project) -> None:
         url(login=f"{parts.username}:hunter2"): "password authentication failed",
         url(path="/missing"): 'database "missing" does not exist',
         url(host="127.0.0.1:1"): "Connect call failed",
-        url(host="database.invalid"): "cannot connect to the database: ",
+        url(host="database.invalid"): "cannot connect to the database at database.invalid:",
         url(host="host:port"): "a port must be a number",
         url(query="options=-cdefault_transaction_read_only%3Don"): "in a read-only transaction",
         url(): "r0.py:9: division by zero",

@@ -19,33 +19,25 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 
 from app.db.base import Base
-from app.db.engine import DatabaseUnavailable
+from app.db.engine import DatabaseUnavailable, OutcomeUnknown
+from app.text import one_line
 
 logger = logging.getLogger(__name__)
 
+# By SQLSTATE, or its beginning: https://www.postgresql.org/docs/current/errcodes-appendix.html
 CONFLICTS = {
-    asyncpg.UniqueViolationError: "already exists",
-    asyncpg.ExclusionViolationError: "conflicts with what exists",
-    asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
-    asyncpg.RestrictViolationError: "is still referred to",
+    "23505": "already exists",
+    "23P01": "conflicts with what exists",
+    "23503": "refers to nothing, or is still referred to",
+    "23001": "is still referred to",
 }
-# Values that no column of the kind can hold, and that no schema has refused before.
-MISFITS = (
-    asyncpg.NumericValueOutOfRangeError,
-    asyncpg.StringDataRightTruncationError,
-    asyncpg.CharacterNotInRepertoireError,
-)
+MISFIT = ("22", "54000", "54001")  # data_exception, program_limit_exceeded, statement_too_complex
+MISFITS = "a value is too large, too long, malformed, or has a character that cannot be stored"
+MAX_PARAMETERS = 32_767  # of asyncpg
+UNAVAILABLE, CONTENDED = "the database is not available", "other requests work on the same data"
 # The same request may well succeed a moment later.
-PASSING = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.QueryCanceledError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InterfaceError,
-)
+PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
+UNKNOWN = "the database did not say whether the changes are stored: look before you send them again"
 
 
 class Problem(BaseModel):
@@ -114,16 +106,22 @@ async def invalid_request(request: Request, error: Exception) -> Response:
 
 async def database_error(request: Request, error: Exception) -> Response:
     """Answer 409 to a violated constraint, naming its columns; 422 to a misfit; 503 to what may pass; 500 to a bug."""
-    cause: Any = getattr(error, "driver_exception", None)
-    if conflict := CONFLICTS.get(type(cause)):
+    assert isinstance(error, DBAPIError)
+    # SQLAlchemy's `driver_exception` raises ValueError where its adapter made the error itself.
+    cause: Any = getattr(error.orig, "__cause__", None) or error.orig
+    sqlstate: str = getattr(cause, "sqlstate", None) or ""
+    if conflict := CONFLICTS.get(sqlstate):
         columns = constraint_columns(cause.table_name, cause.constraint_name)
         return problem(request, 409, f"{', '.join(columns) or 'this'} {conflict}")
-    # asyncpg itself refuses a number that is too large for its type, and a lone surrogate.
-    if isinstance(cause, MISFITS) or isinstance(getattr(cause, "__cause__", None), OverflowError | UnicodeError):
-        logger.warning("%s: a schema lets through what the database cannot hold", type(cause).__name__)
-        return problem(request, 422, "a value is too large, too long, or has a character that cannot be stored")
-    if isinstance(cause, PASSING) or getattr(error, "connection_invalidated", False):
-        return await database_unavailable(request, error)
+    # Without parameters, nothing in the statement came from the client. What a parameter's type cannot take is a bug.
+    if error.params and sqlstate.startswith(MISFIT) and not isinstance(cause.__cause__, TypeError):
+        logger.warning("%s: a schema lets through what the database cannot hold: %s", sqlstate, error.statement)
+        return problem(request, 422, MISFITS)
+    if isinstance(cause, asyncpg.InterfaceError) and len(error.params or ()) > MAX_PARAMETERS:
+        return problem(request, 422, f"there are more than {MAX_PARAMETERS} values")
+    passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
+    if passing or error.connection_invalidated:
+        return unavailable(request, error, passing or UNAVAILABLE)
     raise error
 
 
@@ -135,8 +133,14 @@ def constraint_columns(table_name: str, name: str) -> list[str]:
 
 
 async def database_unavailable(request: Request, error: Exception) -> Response:
-    logger.error("the database is not available: %s", " ".join(str(error).split()) or type(error).__name__)
-    return problem(request, 503, "the database is not available", {"Retry-After": "1"})
+    return unavailable(request, error, UNAVAILABLE)
+
+
+def unavailable(request: Request, error: Exception, detail: str) -> Response:
+    logger.error("%s: %s", detail, one_line(error))
+    if isinstance(error, OutcomeUnknown):  # whoever sent the same again might store it twice
+        return problem(request, 503, UNKNOWN)
+    return problem(request, 503, detail, {"Retry-After": "1"})
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
