@@ -1,6 +1,7 @@
 """Whatever goes wrong is a problem, as RFC 9457 has it, that says what a client may know."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from datetime import date
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel, Field
 from sqlalchemy import bindparam, text
@@ -33,6 +34,7 @@ CONFLICTS = {
         "INSERT INTO bookings VALUES ('[2, 4]')",
     ),
 }
+THING = '{"name": "café", "price": 1}'
 MISFITS: dict[str, object] = {
     "int": 2**31,
     "numeric(3, 1)": 100,
@@ -200,7 +202,7 @@ async def test_an_error_is_a_problem(
 
 async def test_an_exception_keeps_its_headers(client: AsyncClient) -> None:
     assert (await client.get("/forbidden")).headers["x-reason"] == "none"
-    assert (await client.put("/things")).headers["allow"] == "GET, POST"
+    assert (await client.put("/things")).headers["allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize(("status", "title"), [(418, "I'm a Teapot"), (499, "Error")])
@@ -325,7 +327,7 @@ async def test_a_405_names_the_methods_wherever_the_application_is(app: FastAPI)
     for root_path in ("", "/shop"):
         transport = ASGITransport(app, root_path=root_path)
         async with AsyncClient(transport=transport, base_url="http://test") as client:
-            assert (await client.put(f"{root_path}/things")).headers["allow"] == "GET, POST"
+            assert (await client.put(f"{root_path}/things")).headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_what_is_invalid_is_named_and_not_repeated(client: AsyncClient) -> None:
@@ -344,7 +346,73 @@ async def test_a_body_over_the_limit_is_refused(client: AsyncClient, chunked: bo
 
     headers = {"content-type": "application/json"}
     response = await client.post("/things", content=chunks() if chunked else body, headers=headers)
-    assert (response.status_code, response.json()["status"]) == (413, 413)
+    assert (response.status_code, response.json()["detail"]) == (413, "the body has more than 1000000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (gzip.compress(THING.encode()), {"Content-Encoding": "gzip"}, 415),
+        (THING.encode("latin-1"), {"Content-Type": "application/json; charset=latin-1"}, 415),
+        (THING.encode("utf-16"), {"Content-Type": "application/json; charset=UTF-16"}, 200),
+        (THING.encode(), {"Content-Type": 'application/json; Charset="utf-8"'}, 200),
+        (THING.encode(), {"Content-Encoding": "identity"}, 200),
+        (THING.encode("latin-1"), {}, 400),
+        (b"{", {}, 422),
+    ],
+)
+async def test_a_body_in_another_form_is_refused(
+    client: AsyncClient, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    response = await client.post("/things", content=body, headers={"Content-Type": "application/json"} | headers)
+    assert response.status_code == status
+    if status == 415:
+        assert response.json()["detail"] == "a body must be UTF-8, and not compressed"
+
+
+async def test_whatever_answers_get_answers_head(client: AsyncClient, app: FastAPI) -> None:
+    @app.head("/own")
+    async def answer_head() -> Response:
+        return Response(headers={"X-Own": "yes"})
+
+    for path in ("/things", "/docs", "/redoc", "/openapi.json", "/health/live", "/forbidden", "/nowhere", "/broken"):
+        get, head = await client.get(path), await client.head(path)
+        assert head.status_code == get.status_code
+        assert head.content == b""
+        assert {**head.headers, "x-request-id": ""} == {**get.headers, "x-request-id": ""}
+    assert (await client.head("/own")).headers["x-own"] == "yes"
+    assert (await client.get("/own")).status_code == 405
+    assert (await client.head("/conflicts/none/too/many")).status_code == 404
+    assert "head" not in app.openapi()["paths"]["/things"]
+
+
+async def test_what_is_mounted_answers_with_problems(app: FastAPI, client: AsyncClient) -> None:
+    mounted, inner, own = FastAPI(), FastAPI(), FastAPI()
+
+    async def answer_oneself(request: Request, error: Exception) -> Response:
+        return Response("mine", 418)
+
+    own.add_exception_handler(HTTPException, answer_oneself)
+
+    @inner.get("/broken")
+    async def break_() -> None:
+        raise RuntimeError("the secret plan")
+
+    @inner.get("/numbers/{number}")
+    async def read_number(number: int) -> None: ...
+
+    router = APIRouter()
+    router.mount("/inner", inner)
+    mounted.include_router(router, prefix="/routed")
+    app.mount("/mounted", mounted)
+    app.mount("/own", own)
+    statuses = {"/nowhere": 404, "/routed/inner/nowhere": 404, "/routed/inner/broken": 500}
+    for path, status in {**statuses, "/routed/inner/numbers/one": 422}.items():
+        response = await client.get(f"/mounted{path}")
+        assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+        assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert (await client.put("/mounted/routed/inner/broken")).headers["allow"] == "GET, HEAD"
+    assert (await client.get("/own/nowhere")).status_code == 418
 
 
 async def test_the_document_says_so(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
@@ -15,8 +16,10 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
+from starlette.types import ExceptionHandler
 
 from app.db.base import Base
 from app.db.engine import DatabaseUnavailable, OutcomeUnknown
@@ -37,6 +40,7 @@ MAX_PARAMETERS = 32_767  # of asyncpg
 UNAVAILABLE, CONTENDED = "the database is not available", "other requests work on the same data"
 # The same request may well succeed a moment later.
 PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
+ENCODED = "a body must be UTF-8, and not compressed"
 UNKNOWN = "the database did not say whether the changes are stored: look before you send them again"
 
 
@@ -81,16 +85,33 @@ def problem(
 async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    detail = error.detail
     if error.status_code == 405:
-        headers["allow"] = ", ".join(sorted(allowed_methods(request) | {*re.findall(r"\w+", headers.get("allow", ""))}))
+        methods = {*allowed_methods(request), *re.findall(r"\w+", headers.get("allow", ""))}
+        headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    elif detail == "Content Too Large":  # Starlette's
+        detail = too_long(request.scope[MAX_BODY_SIZE_SCOPE_KEY])
+    elif isinstance(error.__cause__, ValueError) and is_encoded(request):
+        return problem(request, 415, ENCODED)
     if not is_body_allowed_for_status_code(error.status_code):
         return Response(status_code=error.status_code, headers=headers)
-    if isinstance(error.detail, str):
-        return problem(request, error.status_code, error.detail, headers)
-    return problem(request, error.status_code, headers=headers, errors=[{"msg": error.detail}])
+    if isinstance(detail, str):
+        return problem(request, error.status_code, detail, headers)
+    return problem(request, error.status_code, headers=headers, errors=[{"msg": detail}])
 
 
-def allowed_methods(request: Request) -> set[str]:
+def too_long(limit: int) -> str:
+    return f"the body has more than {limit} bytes"
+
+
+def is_encoded(request: Request) -> bool:
+    """Say whether the body that could not be read was in another form than FastAPI reads."""
+    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", request.headers.get("content-type", ""), re.IGNORECASE)
+    is_foreign = charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")
+    return is_foreign or request.headers.get("content-encoding", "identity") != "identity"
+
+
+def allowed_methods(request: HTTPConnection) -> set[str]:
     """Return the methods of all routes with the path of `request`; Starlette's exception names those of one."""
     routes = iter_route_contexts(request.app.router.routes)
     matching = (route for route in routes if route.matches(request.scope)[0] != Match.NONE)
@@ -101,6 +122,8 @@ async def invalid_request(request: Request, error: Exception) -> Response:
     """Say what is wrong, and where, but do not echo the input: JSON cannot hold all that a client may send."""
     assert isinstance(error, RequestValidationError)
     errors = [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]
+    if any(found["loc"][0] == "body" for found in errors) and is_encoded(request):
+        return problem(request, 415, ENCODED)
     return problem(request, 422, "the request is not valid", errors=errors)
 
 
@@ -148,10 +171,23 @@ async def unexpected(request: Request, error: Exception) -> Response:
     return problem(request, 400 if isinstance(error, ClientDisconnect) else 500)
 
 
+HANDLERS: dict[type[Exception], ExceptionHandler] = {
+    ClientDisconnect: unexpected,
+    HTTPException: http_exception,
+    RequestValidationError: invalid_request,
+    DBAPIError: database_error,
+    DatabaseUnavailable: database_unavailable,
+    PoolTimeoutError: database_unavailable,
+    Exception: unexpected,
+}
+
+
 def add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(ClientDisconnect, unexpected)
-    app.add_exception_handler(HTTPException, http_exception)
-    app.add_exception_handler(RequestValidationError, invalid_request)
-    app.add_exception_handler(DBAPIError, database_error)
-    for unavailable in (DatabaseUnavailable, PoolTimeoutError):
-        app.add_exception_handler(unavailable, database_unavailable)
+    """Have `app`, and what it mounts by now, answer errors with problems, where their owner has no other handler."""
+    for kind, handler in HANDLERS.items():
+        if app.exception_handlers.get(kind) in (None, http_exception_handler, request_validation_exception_handler):
+            app.add_exception_handler(kind, handler)
+    for route in iter_route_contexts(app.router.routes):
+        mounted = getattr(route.original_route, "app", None)
+        if isinstance(mounted, FastAPI):
+            add_error_handlers(mounted)
