@@ -14,6 +14,7 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel, Field
 from sqlalchemy import bindparam, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from app.application import create_app
 from app.db.session import ReadSessionDep, SessionDep
@@ -392,7 +393,7 @@ async def test_what_is_mounted_answers_with_problems(app: FastAPI, client: Async
     async def answer_oneself(request: Request, error: Exception) -> Response:
         return Response("mine", 418)
 
-    own.add_exception_handler(HTTPException, answer_oneself)
+    own.add_exception_handler(StarletteHTTPException, answer_oneself)
 
     @inner.get("/broken")
     async def break_() -> None:
