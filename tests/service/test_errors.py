@@ -239,12 +239,19 @@ async def test_more_values_than_a_statement_takes_are_invalid(client: AsyncClien
 @pytest.mark.parametrize(
     "statement", ["SELECT pg_terminate_backend(pg_backend_pid())", "SELECT pg_sleep(60)"], ids=["cut", "late"]
 )
-async def test_a_commit_without_an_answer_may_be_stored(served: FastAPI, http: AsyncClient, statement: str) -> None:
+async def test_a_commit_without_an_answer_may_be_stored(
+    served: FastAPI, http: AsyncClient, caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
     await at_commit(served, statement)
     response = await http.post("/words")
     assert response.status_code == 503
-    assert "did not say whether the changes are stored" in response.json()["detail"]
+    assert "did not say whether it is stored" in response.json()["detail"]
     assert "retry-after" not in response.headers
+    [line] = [
+        record.getMessage() for record in caplog.records if record.name.startswith("app.") and record.levelno > 20
+    ]
+    assert line.startswith("the answer to a COMMIT is lost: ")
+    assert (await http.get("/words")).json() == []
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,12 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=telemetry.configure([engine, read_engine], settings.environment),
         **options,
     )
-    app.state.database = Database(engine, read_engine)
+    # Requests that wait for a row may have all connections of a pool, and the service is well.
+    alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
+    probes = [create_pool(alone)]
+    if settings.database_replica_url:
+        probes.append(create_pool(alone, read_only=True))
+    app.state.database = Database(engine, read_engine, probes)
     middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)
@@ -52,11 +57,11 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     database: Database = app.state.database
-    if reason := await health.why_not_ready(database.engine):
+    if reason := await health.why_not_ready(database):
         logger.warning(f"not ready yet: {reason}")
     yield
     try:
         async with asyncio.timeout(CLOSING):
-            await asyncio.gather(database.engine.dispose(), database.read_engine.dispose())
+            await database.close()
     except TimeoutError:
         logger.warning("the database does not let go of its connections")

@@ -99,7 +99,7 @@ class Listener:
     def data_received(self, data: bytes) -> None:
         # https://www.postgresql.org/docs/current/protocol-error-fields.html
         if data.startswith(b"E") and b"\0VFATAL\0" in data:
-            self.info["last_words"] = re.findall(r"\0M([^\0]*)", data.decode(errors="replace"))
+            self.info["last_words"] = data.decode(errors="replace").partition("\0M")[2].partition("\0")[0]
         self.protocol.data_received(data)
 
 
@@ -170,7 +170,8 @@ def _watch(engine: Engine, read_only: bool) -> None:
     def note_the_error(context: ExceptionContext) -> None:
         error, cause = context.original_exception, context.original_exception.__cause__
         sqlstate = getattr(error, "sqlstate", None)
-        info = context.connection.info if context.connection is not None else {}
+        connection = context.connection
+        info = {} if connection is None or connection.invalidated else connection.info
         info["has_failed"] = True
         if sqlstate == IN_FAILED_TRANSACTION:
             raise InvalidRequestError(FAILED_TRANSACTION) from error
@@ -181,7 +182,9 @@ def _watch(engine: Engine, read_only: bool) -> None:
         elif sqlstate == READ_ONLY and not read_only:
             reason = "its server only reads"
         elif isinstance(error, OSError) or (context.is_disconnect and isinstance(error, Exception)):
-            reason = ": ".join([one_line(cause or error), *info.get("last_words", ())])
+            reason = one_line(cause or error)
+            if (words := info.get("last_words", "")) not in reason:
+                reason += f": {words}"
         else:
             return
         is_commit = context.statement is None and info.get("is_committing", False)

@@ -1,7 +1,7 @@
 """Sessions: one transaction for each request, or none to read; and the same for whatever is no request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Annotated, Any, cast
@@ -189,11 +189,24 @@ class Sessions:
 
 
 class Database:
-    """What `create_app` makes of the settings: two engines, and the sessions on them, with SQLAlchemy's `options`."""
+    """What `create_app` makes of the settings: two engines, and the sessions on them, with SQLAlchemy's `options`.
 
-    def __init__(self, engine: AsyncEngine, read_engine: AsyncEngine, **options: Any) -> None:
-        self.engine, self.read_engine = engine, read_engine
+    On `probes`, to the database and to its replica if it has one, app.web.health asks whether they can serve.
+    """
+
+    probe: asyncio.Task[str | None] | None = None
+
+    def __init__(
+        self, engine: AsyncEngine, read_engine: AsyncEngine, probes: Sequence[AsyncEngine] = (), **options: Any
+    ) -> None:
+        self.engine, self.read_engine, self.probes = engine, read_engine, probes or [engine]
         self.options = {"expire_on_commit": False, "close_resets_only": False} | options
+
+    async def close(self) -> None:
+        if self.probe:
+            self.probe.cancel()
+            await asyncio.wait({self.probe})
+        await asyncio.gather(*(engine.dispose() for engine in (self.engine, self.read_engine, *self.probes)))
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[Sessions]:

@@ -41,7 +41,6 @@ UNAVAILABLE, CONTENDED = "the database is not available", "other requests work o
 # The same request may well succeed a moment later.
 PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
 ENCODED = "a body must be UTF-8, and not compressed"
-UNKNOWN = "the database did not say whether the changes are stored: look before you send them again"
 
 
 class Problem(BaseModel):
@@ -91,7 +90,7 @@ async def http_exception(request: Request, error: Exception) -> Response:
         headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
     elif detail == "Content Too Large":  # Starlette's
         detail = too_long(request.scope[MAX_BODY_SIZE_SCOPE_KEY])
-    elif isinstance(error.__cause__, ValueError) and is_encoded(request):
+    elif error.status_code == 400 and isinstance(error.__cause__, ValueError) and is_encoded(request):
         return problem(request, 415, ENCODED)
     if not is_body_allowed_for_status_code(error.status_code):
         return Response(status_code=error.status_code, headers=headers)
@@ -161,9 +160,13 @@ async def database_unavailable(request: Request, error: Exception) -> Response:
 
 def unavailable(request: Request, error: Exception, detail: str) -> Response:
     logger.error("%s: %s", detail, one_line(error))
-    if isinstance(error, OutcomeUnknown):  # whoever sent the same again might store it twice
-        return problem(request, 503, UNKNOWN)
     return problem(request, 503, detail, {"Retry-After": "1"})
+
+
+async def outcome_unknown(request: Request, error: Exception) -> Response:
+    """Ask for no other attempt: what the request wrote might be stored twice."""
+    logger.error("the answer to a COMMIT is lost: %s", one_line(error))
+    return problem(request, 503, "the database did not say whether it is stored: look before you send it again")
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
@@ -176,6 +179,7 @@ HANDLERS: dict[type[Exception], ExceptionHandler] = {
     HTTPException: http_exception,
     RequestValidationError: invalid_request,
     DBAPIError: database_error,
+    OutcomeUnknown: outcome_unknown,
     DatabaseUnavailable: database_unavailable,
     PoolTimeoutError: database_unavailable,
     Exception: unexpected,
