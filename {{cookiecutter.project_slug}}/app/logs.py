@@ -24,7 +24,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
-        logging.setLogRecordFactory(Record)
+        logging.setLogRecordFactory(record)
         renderers: list[Any] = [
             structlog.processors.ExceptionRenderer(
                 structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they are bodies and passwords
@@ -56,13 +56,11 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").disabled = True  # app.web.middleware writes a line for each request
 
 
-class Record(logging.LogRecord):
-    """A record of which the traceback quotes no value that the database was sent."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        if self.exc_info:
-            hide_values(self.exc_info[1], set())
+def record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """Return a record of which the traceback quotes no value that the database was sent."""
+    record = logging.LogRecord(*arguments, **options)
+    hide_values(record.exc_info[1] if record.exc_info else None, set())
+    return record
 
 
 def hide_values(error: BaseException | None, seen: set[int]) -> None:

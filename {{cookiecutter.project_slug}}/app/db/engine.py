@@ -97,9 +97,10 @@ class Listener:
         return getattr(self.protocol, name)
 
     def data_received(self, data: bytes) -> None:
-        # https://www.postgresql.org/docs/current/protocol-error-fields.html
-        if data.startswith(b"E") and b"\0VFATAL\0" in data:
-            self.info["last_words"] = data.decode(errors="replace").partition("\0M")[2].partition("\0")[0]
+        # https://www.postgresql.org/docs/current/protocol-error-fields.html: an error ends so, other answers seldom.
+        if data.endswith(b"\0\0") and b"\0VFATAL\0" in data:
+            words = data.rpartition(b"\0VFATAL\0")[2].partition(b"\0M")[2].partition(b"\0")[0]
+            self.info["last_words"] = words.decode(errors="replace")
         self.protocol.data_received(data)
 
 

@@ -105,9 +105,8 @@ def too_long(limit: int) -> str:
 
 def is_encoded(request: Request) -> bool:
     """Say whether the body that could not be read was in another form than FastAPI reads."""
-    charset = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", request.headers.get("content-type", ""), re.IGNORECASE)
-    is_foreign = charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")
-    return is_foreign or request.headers.get("content-encoding", "identity") != "identity"
+    is_foreign = re.search(r"charset\s*=\s*\"?(?!utf-?8\b)", request.headers.get("content-type", ""), re.IGNORECASE)
+    return bool(is_foreign) or request.headers.get("content-encoding", "identity") != "identity"
 
 
 def allowed_methods(request: HTTPConnection) -> set[str]:
@@ -143,7 +142,7 @@ async def database_error(request: Request, error: Exception) -> Response:
         return problem(request, 422, f"there are more than {MAX_PARAMETERS} values")
     passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
     if passing or error.connection_invalidated:
-        return unavailable(request, error, passing or UNAVAILABLE)
+        return await database_unavailable(request, error, passing or UNAVAILABLE)
     raise error
 
 
@@ -154,11 +153,7 @@ def constraint_columns(table_name: str, name: str) -> list[str]:
     return [column.name for candidate in candidates if candidate.name == name for column in candidate.columns]
 
 
-async def database_unavailable(request: Request, error: Exception) -> Response:
-    return unavailable(request, error, UNAVAILABLE)
-
-
-def unavailable(request: Request, error: Exception, detail: str) -> Response:
+async def database_unavailable(request: Request, error: Exception, detail: str = UNAVAILABLE) -> Response:
     logger.error("%s: %s", detail, one_line(error))
     return problem(request, 503, detail, {"Retry-After": "1"})
 
