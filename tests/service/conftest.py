@@ -144,6 +144,7 @@ def project(tmp_path: Path, empty_database_url: str) -> Project:
         "app/settings.py",
         "app/fields.py",
         "app/project.py",
+        "app/text.py",
         "app/url.py",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)

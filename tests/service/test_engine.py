@@ -1,9 +1,11 @@
 """The pool hands out connections that work, or says within the time limit that there is none."""
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +44,53 @@ async def hold(pool: AsyncEngine) -> object:
 async def ask(pool: AsyncEngine, query: str) -> object:
     async with pool.connect() as connection:
         return await connection.scalar(text(query))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://me:hunter2@nowhere.invalid/db", "at nowhere.invalid:5432: [Errno"),
+        ("postgresql://me:hunter2@127.0.0.1:1/db", "at 127.0.0.1:1: [Errno"),
+        ("postgresql://me:hunter2@127.0.0.1:1,[::1]:2/db", "at 127.0.0.1:1, ::1:2: [Errno"),
+        ("postgresql://me:hunter2@/db?host=/nowhere", "at /nowhere:5432: [Errno"),
+        ("postgresql://me:hunter2@127.0.0.1,nowhere.invalid/db?port=1,2", "at 127.0.0.1:1, nowhere.invalid:2: [Errno"),
+        ("postgresql://me:hunter2@%2Fnowhere/db", "at /nowhere:5432: [Errno"),
+        ("postgresql:///db", "at elsewhere.invalid:7: [Errno"),
+    ],
+)
+async def test_whoever_cannot_connect_is_told_where_to(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
+    if url == "postgresql:///db":
+        monkeypatch.setenv("PGHOST", "elsewhere.invalid")
+        monkeypatch.setenv("PGPORT", "7")
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await ask(create_pool(Settings(database_url=url)), "SELECT 1")
+    assert f"cannot connect to the database {said}" in str(raised.value)
+    assert "me" not in str(raised.value).partition(": ")[0].split("at ")[1]
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.fixture
+def foreign_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A HOME that this process may not read."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("Windows has another kind of home")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tmp_path.chmod(0)
+    me = os.geteuid()
+    os.seteuid(me or 65534)
+    yield tmp_path
+    os.seteuid(me)
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require"])
+async def test_a_home_that_may_not_be_read_is_named(settings: Settings, foreign_home: Path, mode: str) -> None:
+    assert settings.database
+    url = settings.database.get_secret_value().replace("sslmode=disable", f"sslmode={mode}")
+    with pytest.raises(
+        DatabaseUnavailable, match=rf"denied.*asyncpg wants to read ~/.postgresql, where HOME={foreign_home}"
+    ):
+        await ask(create_pool(Settings(database_url=url)), "SELECT 1")
 
 
 async def test_a_session_has_the_service_s_name_and_time_limit(pool: AsyncEngine) -> None:

@@ -26,10 +26,48 @@ except ZeroDivisionError:
     logging.getLogger("shop").exception("it broke")
 """
 
+FAILING = """
+import asyncio, logging
+from sqlalchemy import text
+from app.db.engine import create_engine
+from app.logs import configure_logging
+from app.settings import Settings
+configure_logging(Settings())
+async def main():
+    engine = create_engine(Settings())
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE TEMP TABLE users (email text CONSTRAINT uq_email UNIQUE)"))
+        await connection.commit()
+        insert = "INSERT INTO users VALUES (:value)"
+        for query in ("SELECT CAST(:value AS uuid)", "SELECT CAST(CAST(:value AS text) AS int)", insert, insert):
+            try:
+                async with connection.begin():
+                    await connection.execute(text(query), {"value": "hunter2"})
+            except Exception as error:
+                logging.exception("it broke")
+                try:
+                    raise ExceptionGroup("many", [error]) from RuntimeError("wrapped")
+                except ExceptionGroup:
+                    logging.exception("they broke")
+    await engine.dispose()
+asyncio.run(main())
+"""
+COMMANDS = """
+import logging
+from app.logs import configure_logging
+from app.settings import Settings
+configure_logging(Settings())
+logging.warning("it said \\x1b[2J\\u202e", extra={"of": "\\x9b1m"})
+try:
+    raise RuntimeError("one \\x1b]0;two\\x07")
+except RuntimeError:
+    logging.exception("it broke")
+"""
 
-def run(environment: str) -> list[str]:
-    command = [sys.executable, "-c", SCRIPT]
-    env = {"ENVIRONMENT": environment, "ENV_FILE": "", "PYTHONPATH": str(ROOT)}
+
+def run(environment: str, script: str = SCRIPT, **more: str) -> list[str]:
+    command = [sys.executable, "-c", script]
+    env = {"ENVIRONMENT": environment, "ENV_FILE": "", "PYTHONPATH": str(ROOT), **more}
     return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stderr.splitlines()
 
 
@@ -54,3 +92,19 @@ def test_people_read_lines() -> None:
     assert "started" in lines[0]
     assert "request_id=r1" in lines[0]
     assert any("ZeroDivisionError" in line for line in lines[5:])
+
+
+def test_a_traceback_in_production_quotes_no_value(database_url: str) -> None:
+    lines = run("staging", FAILING, DATABASE_URL=database_url)
+    assert len(lines) == 6
+    assert "hunter2" not in "".join(lines)
+    for expected in ("SELECT CAST($1 AS uuid)", "SELECT CAST(CAST($1 AS text) AS int)", '\\"uq_email\\"'):
+        assert expected in "".join(lines)
+    assert "hunter2" in "".join(run("development", FAILING, DATABASE_URL_DEV=database_url))
+
+
+def test_no_text_commands_the_terminal() -> None:
+    output = "\n".join(run("local", COMMANDS))
+    assert not [letter for letter in output if not letter.isprintable() and letter != "\n"]
+    for expected in (r"it said \x1b[2J\u202e", r"of=\x9b1m", r"RuntimeError: one \x1b]0;two\x07"):
+        assert expected in output

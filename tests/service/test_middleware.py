@@ -114,6 +114,11 @@ async def test_only_named_origins_may_call(settings: Settings) -> None:
             assert (await http.get(path, headers=origin)).headers["access-control-allow-origin"]
         long = await http.post("/health/live", content=b" " * 1_000_001, headers=origin)
         assert (long.status_code, long.headers["access-control-allow-origin"]) == (413, "https://example.com")
+        refused = await http.options("/api/v1/items", headers={"Origin": "https://evil.com"} | method)
+        assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
+        assert refused.json()["detail"] == "Disallowed CORS origin"
+        assert refused.json()["request_id"] == refused.headers["x-request-id"]
+        assert "origin" in refused.headers["vary"].lower()
         evil = await http.get("/health/live", headers={"Origin": "https://evil.com"})
         assert "access-control-allow-origin" not in evil.headers
     async with client(create(settings)) as http:

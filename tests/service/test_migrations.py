@@ -31,7 +31,8 @@ def test_every_error_that_a_user_can_mend_is_one_line(project: Project) -> None:
         url(login=f"{parts.username}:hunter2"): "password authentication failed",
         url(path="/missing"): 'database "missing" does not exist',
         url(host="127.0.0.1:1"): "Connect call failed",
-        url(host="database.invalid"): "cannot connect to the database: ",
+        url(host="database.invalid"): "cannot connect to the database at database.invalid:",
+        url(query="target_session_attrs=standby"): "None of the hosts match the target attribute",
         url(host="host:port"): "a port must be a number",
         url(query="options=-cdefault_transaction_read_only%3Don"): "in a read-only transaction",
         url(): "r0.py:9: division by zero",
@@ -46,6 +47,11 @@ def test_every_error_that_a_user_can_mend_is_one_line(project: Project) -> None:
         assert str(parts.password) not in refusal
     with project.start("--raiseerr", "upgrade", "head") as process:
         assert "Traceback" in process.communicate()[1]
+
+
+def test_no_error_commands_the_terminal(project: Project) -> None:
+    project.revision(r"""op.execute("DO 'BEGIN RAISE ''\x1b[2J''; END'")""")
+    assert r"r0.py:9: \x1b[2J" in project.refusal("upgrade", "head")
 
 
 def test_a_database_ahead_of_the_code_is_explained(project: Project) -> None:

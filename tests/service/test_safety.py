@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
 from app.settings import Settings
+from tests.conftest import execute
 from tests.service.conftest import CONCURRENTLY, LOCKS, TABLE, TIME_LIMIT, Project, only_line
 
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
@@ -176,6 +177,19 @@ async def test_a_server_that_is_still_starting_is_put_up_with(project: Project) 
         ):
             log = (await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT))[1]
     assert "waiting: cannot connect" in waiting
+    assert process.returncode == 0, log
+
+
+async def test_a_server_that_takes_over_is_put_up_with(project: Project) -> None:
+    database = urlsplit(project.url).path[1:]
+    await execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    url = f"{project.url}{'&' if '?' in project.url else '?'}target_session_attrs=read-write"
+    with project.start("current", env={"DATABASE_URL": url, "MIGRATION_WAIT": "60"}) as process:
+        assert process.stderr
+        waiting = await asyncio.to_thread(process.stderr.readline)
+        await execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+        log = (await asyncio.to_thread(process.communicate, timeout=60))[1]
+    assert "None of the hosts match" in waiting
     assert process.returncode == 0, log
 
 

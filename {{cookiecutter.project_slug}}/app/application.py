@@ -51,11 +51,11 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     database: Database = app.state.database
-    if reason := await health.why_not_ready(database.engine):
+    if reason := await health.why_not_ready(database):
         logger.warning(f"not ready yet: {reason}")
     yield
     try:
         async with asyncio.timeout(CLOSING):
-            await asyncio.gather(database.engine.dispose(), database.read_engine.dispose())
+            await database.close()
     except TimeoutError:
         logger.warning("the database does not let go of its connections")

@@ -1,10 +1,12 @@
 """What providers hand out as a database URL -> what `asyncpg.connect` takes."""
 
+import os
 import re
 import ssl
+from itertools import cycle
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TIME_LIMIT = 10  # seconds, to connect
@@ -102,6 +104,18 @@ def _verifying(query: dict[str, str]) -> ssl.SSLContext:
 def parameters(dsn: str) -> dict[str, str]:
     """Return what stands after the ? of a DSN that `connect_arguments` made."""
     return dict(parse_qsl(urlsplit(dsn).query))
+
+
+def addresses(arguments: dict[str, Any]) -> str:
+    """Return the hosts and ports in what `connect_arguments` made, and nothing else of the URL."""
+    netloc = unquote(urlsplit(arguments["dsn"]).netloc.rpartition("@")[2])
+    hosts = arguments.get("host") or (netloc or os.environ.get("PGHOST") or "localhost").split(",")
+    ports = arguments.get("port") or [os.environ.get("PGPORT") or 5432]
+    has_port = "host" not in arguments and "port" not in arguments
+    return ", ".join(
+        host if has_port and ":" in host.rpartition("]")[2] else f"{host}:{port}"
+        for host, port in zip(hosts, cycle(ports), strict=False)
+    )
 
 
 def is_encrypted(url: str) -> bool:

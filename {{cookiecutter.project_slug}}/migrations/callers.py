@@ -19,6 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.settings import ConfigurationError, Environment, MigrationSettings, load_settings
 
+# What a server that is starting, or one that takes over from another, answers.
+PASSING = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -121,9 +129,7 @@ async def _connect_patiently(settings: MigrationSettings) -> AsyncConnection:
         try:
             return await engine.connect()
         except DatabaseUnavailable as error:
-            starting = isinstance(
-                error.__cause__, OSError | asyncpg.CannotConnectNowError | asyncpg.PostgresConnectionError
-            )
+            starting = isinstance(error.__cause__, PASSING)
             if not starting or time.monotonic() >= deadline:
                 raise CommandError(str(error)) from error
             logger.info(f"waiting: {error}")

@@ -10,6 +10,8 @@ from alembic.script.revision import MultipleHeads
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, NoReferenceError, PendingRollbackError
 
+from app.text import one_line
+
 REFUSALS = {"42501", "25006"}  # insufficient_privilege, read_only_sql_transaction
 
 
@@ -67,4 +69,4 @@ def sqlstate(error: DBAPIError) -> str:
 def reason(error: DBAPIError) -> str:
     """Return the server's message, its detail and its hint in one line."""
     orig = error.orig
-    return " ".join(str(orig.__cause__ or orig).split()) if orig else str(error)
+    return one_line(orig.__cause__ or orig) if orig else str(error)

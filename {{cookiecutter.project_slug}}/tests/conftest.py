@@ -120,7 +120,7 @@ async def database(settings: Settings, connection: AsyncConnection) -> AsyncIter
     """A database whose sessions are all in the one transaction of `connection`."""
     database = Database(settings, bind=connection, join_transaction_mode="create_savepoint")
     yield database
-    await database.engine.dispose()
+    await database.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ TABLE = """
     app.db app.logs app.telemetry
     app.settings
     app.fields app.project
-    app.url
+    app.text app.url
     devdb
 """
 LAYERS = {name: layer for layer, names in enumerate(TABLE.split("\n")) for name in names.split()}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 import time
@@ -16,10 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.settings import MigrationSettings, Settings
-from app.url import connect_arguments, parameters
+from app.text import one_line
+from app.url import addresses, connect_arguments, parameters
 
 CERTIFICATE = "; sslmode=verify-... and channel_binding=require want one that sslrootcert (or the system) vouches for"
 NO_ANSWER = "no answer in time"
+FOREIGN = "; asyncpg wants to read ~/.postgresql, where HOME={}"
 FAILED_TRANSACTION = (
     "a statement before has failed, and the transaction with it: "
     "where you catch such an error, execute the statement in `async with session.begin_nested()`"
@@ -32,13 +35,20 @@ OUTLASTING = re.compile(
 IN_USE = "a connection was given back in use, and is closed: a statement or a transaction on it was not awaited"
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 IN_FAILED_TRANSACTION = "25P02"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+READ_ONLY = "25006"
+# By a deploy; the next request prepares its statements anew.
+SCHEMA_CHANGED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 PING = 2.0  # seconds that the server has to show that one is
 
 logger = logging.getLogger(__name__)
 
 
 class DatabaseUnavailable(Exception):
-    """There is no connection to be had; the message says why in one line."""
+    """There is no connection to be had, or it is lost; the message says why in one line."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The answer to a COMMIT is lost, so what it was to store may be stored or not."""
 
 
 def create_engine(
@@ -77,15 +87,34 @@ def create_engine(
     )
 
 
+class Listener:
+    """Stands before asyncpg's protocol, which drops the server's last words where they come to an idle connection."""
+
+    def __init__(self, protocol: Any, info: dict[str, Any]) -> None:
+        self.protocol, self.info = protocol, info
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.protocol, name)
+
+    def data_received(self, data: bytes) -> None:
+        # https://www.postgresql.org/docs/current/protocol-error-fields.html: an error ends so, other answers seldom.
+        if data.endswith(b"\0\0") and b"\0VFATAL\0" in data:
+            words = data.rpartition(b"\0VFATAL\0")[2].partition(b"\0M")[2].partition(b"\0")[0]
+            self.info["last_words"] = words.decode(errors="replace")
+        self.protocol.data_received(data)
+
+
 async def _connect(**arguments: Any) -> Any:
     """Have asyncpg, not SQLAlchemy, parse the URL: it knows sslmode, several hosts, sockets and any password."""
     try:
         return await asyncpg.connect(**arguments)
-    except TimeoutError as error:
-        raise DatabaseUnavailable(f"cannot connect to the database: {NO_ANSWER}") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        hint = CERTIFICATE if isinstance(error, ssl.SSLCertVerificationError) else ""
-        raise DatabaseUnavailable(f"cannot connect to the database: {' '.join(str(error).split())}{hint}") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        reason = NO_ANSWER if isinstance(error, TimeoutError) else one_line(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason += CERTIFICATE
+        elif isinstance(error, PermissionError):
+            reason += FOREIGN.format(os.environ.get("HOME"))
+        raise DatabaseUnavailable(f"cannot connect to the database at {addresses(arguments)}: {reason}") from error
     except (OverflowError, ValueError):  # from None: asyncpg's message may hold a piece of the URL
         raise DatabaseUnavailable("cannot connect to the database: its URL, or PGPORT, is malformed") from None
 
@@ -126,22 +155,43 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         pool_use_lifo=True,  # so that what a peak has opened may idle
         **options,
     )
-    _watch(engine.sync_engine)
+    _watch(engine.sync_engine, read_only)
     return engine
 
 
-def _watch(engine: Engine) -> None:
+def _watch(engine: Engine, read_only: bool) -> None:
     """Have the pool hand out no connection that is dead, and commit no transaction that PostgreSQL has given up."""
+
+    @event.listens_for(engine, "connect")
+    def listen(connection: Any, record: ConnectionPoolEntry) -> None:
+        transport = connection.driver_connection._transport
+        transport.set_protocol(Listener(transport.get_protocol(), record.info))
 
     @event.listens_for(engine, "handle_error")
     def note_the_error(context: ExceptionContext) -> None:
-        error = context.original_exception
-        if isinstance(error, TimeoutError):
-            raise DatabaseUnavailable(NO_ANSWER) from error
-        if getattr(error, "sqlstate", None) == IN_FAILED_TRANSACTION:
+        error, cause = context.original_exception, context.original_exception.__cause__
+        sqlstate = getattr(error, "sqlstate", None)
+        connection = context.connection
+        info = {} if connection is None or connection.invalidated else connection.info
+        info["has_failed"] = True
+        if sqlstate == IN_FAILED_TRANSACTION:
             raise InvalidRequestError(FAILED_TRANSACTION) from error
-        if context.connection is not None:
-            context.connection.info["has_failed"] = True
+        if isinstance(error, TimeoutError):
+            reason = NO_ANSWER
+        elif isinstance(cause, SCHEMA_CHANGED):
+            reason = "its schema has just changed"
+        elif sqlstate == READ_ONLY and not read_only:
+            reason = "its server only reads"
+        elif isinstance(error, OSError) or (context.is_disconnect and isinstance(error, Exception)):
+            reason = one_line(cause or error)
+            if (words := info.get("last_words", "")) not in reason:
+                reason += f": {words}"
+        else:
+            return
+        is_commit = context.statement is None and info.get("is_committing", False)
+        # The pool gives up all connections of before, but for a statement that is slow.
+        context.is_disconnect = is_commit or not isinstance(error, TimeoutError)
+        raise (OutcomeUnknown if is_commit else DatabaseUnavailable)(reason) from error
 
     @event.listens_for(engine, "commit")
     def commit_no_failed_transaction(connection: Connection) -> None:
@@ -152,6 +202,7 @@ def _watch(engine: Engine) -> None:
             except BaseException:
                 connection.invalidate()  # or the pool would hand it on, in its failed transaction
                 raise
+        connection.info["is_committing"] = True
 
     @event.listens_for(engine, "before_cursor_execute")
     def note_what_outlasts(connection: Connection, _: Any, statement: str, *__: Any) -> None:
@@ -163,6 +214,7 @@ def _watch(engine: Engine) -> None:
         if connection is None:  # it is lost
             return
         record.info["idle_since"] = time.monotonic()
+        record.info["is_committing"] = False
         # Whoever had it may have left a statement that still runs, or a transaction that SQLAlchemy does not know of.
         if connection._execute_mutex.locked() or connection.driver_connection.is_in_transaction():
             logger.error(IN_USE)

@@ -90,6 +90,7 @@ class Database:
 
     write_options: dict[str, Any]
     read_options: dict[str, Any]
+    probe: asyncio.Task[str | None] | None = None  # of app.web.health, on the engines `probes`
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         self.engine, self.read_engine = create_pool(settings), create_pool(settings, read_only=True)
@@ -104,6 +105,17 @@ class Database:
             "sync_session_class": ReadOnly,
             "turns": Turns(settings),
         } | options
+        # Requests that wait for a row may have all connections of a pool, and the service is well.
+        alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
+        self.probes = [create_pool(alone)]
+        if settings.database_replica_url:
+            self.probes.append(create_pool(alone, read_only=True))
+
+    async def close(self) -> None:
+        if self.probe:
+            self.probe.cancel()
+            await asyncio.wait({self.probe})
+        await asyncio.gather(*(engine.dispose() for engine in (self.engine, self.read_engine, *self.probes)))
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[Sessions]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
@@ -15,37 +16,31 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
+from starlette.types import ExceptionHandler
 
 from app.db.base import Base
-from app.db.engine import DatabaseUnavailable
+from app.db.engine import DatabaseUnavailable, OutcomeUnknown
+from app.text import one_line
 
 logger = logging.getLogger(__name__)
 
+# By SQLSTATE, or its beginning: https://www.postgresql.org/docs/current/errcodes-appendix.html
 CONFLICTS = {
-    asyncpg.UniqueViolationError: "already exists",
-    asyncpg.ExclusionViolationError: "conflicts with what exists",
-    asyncpg.ForeignKeyViolationError: "refers to nothing, or is still referred to",
-    asyncpg.RestrictViolationError: "is still referred to",
+    "23505": "already exists",
+    "23P01": "conflicts with what exists",
+    "23503": "refers to nothing, or is still referred to",
+    "23001": "is still referred to",
 }
-# Values that no column of the kind can hold, and that no schema has refused before.
-MISFITS = (
-    asyncpg.NumericValueOutOfRangeError,
-    asyncpg.StringDataRightTruncationError,
-    asyncpg.CharacterNotInRepertoireError,
-)
+MISFIT = ("22", "54000", "54001")  # data_exception, program_limit_exceeded, statement_too_complex
+MISFITS = "a value is too large, too long, malformed, or has a character that cannot be stored"
+MAX_PARAMETERS = 32_767  # of asyncpg
+UNAVAILABLE, CONTENDED = "the database is not available", "other requests work on the same data"
 # The same request may well succeed a moment later.
-PASSING = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.QueryCanceledError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InterfaceError,
-)
+PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
+ENCODED = "a body must be UTF-8, and not compressed"
 
 
 class Problem(BaseModel):
@@ -89,16 +84,32 @@ def problem(
 async def http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    detail = error.detail
     if error.status_code == 405:
-        headers["allow"] = ", ".join(sorted(allowed_methods(request) | {*re.findall(r"\w+", headers.get("allow", ""))}))
+        methods = {*allowed_methods(request), *re.findall(r"\w+", headers.get("allow", ""))}
+        headers["allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    elif detail == "Content Too Large":  # Starlette's
+        detail = too_long(request.scope[MAX_BODY_SIZE_SCOPE_KEY])
+    elif error.status_code == 400 and isinstance(error.__cause__, ValueError) and is_encoded(request):
+        return problem(request, 415, ENCODED)
     if not is_body_allowed_for_status_code(error.status_code):
         return Response(status_code=error.status_code, headers=headers)
-    if isinstance(error.detail, str):
-        return problem(request, error.status_code, error.detail, headers)
-    return problem(request, error.status_code, headers=headers, errors=[{"msg": error.detail}])
+    if isinstance(detail, str):
+        return problem(request, error.status_code, detail, headers)
+    return problem(request, error.status_code, headers=headers, errors=[{"msg": detail}])
 
 
-def allowed_methods(request: Request) -> set[str]:
+def too_long(limit: int) -> str:
+    return f"the body has more than {limit} bytes"
+
+
+def is_encoded(request: Request) -> bool:
+    """Say whether the body that could not be read was in another form than FastAPI reads."""
+    is_foreign = re.search(r"charset\s*=\s*\"?(?!utf-?8\b)", request.headers.get("content-type", ""), re.IGNORECASE)
+    return bool(is_foreign) or request.headers.get("content-encoding", "identity") != "identity"
+
+
+def allowed_methods(request: HTTPConnection) -> set[str]:
     """Return the methods of all routes with the path of `request`; Starlette's exception names those of one."""
     routes = iter_route_contexts(request.app.router.routes)
     matching = (route for route in routes if route.matches(request.scope)[0] != Match.NONE)
@@ -109,21 +120,29 @@ async def invalid_request(request: Request, error: Exception) -> Response:
     """Say what is wrong, and where, but do not echo the input: JSON cannot hold all that a client may send."""
     assert isinstance(error, RequestValidationError)
     errors = [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]
+    if any(found["loc"][0] == "body" for found in errors) and is_encoded(request):
+        return problem(request, 415, ENCODED)
     return problem(request, 422, "the request is not valid", errors=errors)
 
 
 async def database_error(request: Request, error: Exception) -> Response:
     """Answer 409 to a violated constraint, naming its columns; 422 to a misfit; 503 to what may pass; 500 to a bug."""
-    cause: Any = getattr(error, "driver_exception", None)
-    if conflict := CONFLICTS.get(type(cause)):
+    assert isinstance(error, DBAPIError)
+    # SQLAlchemy's `driver_exception` raises ValueError where its adapter made the error itself.
+    cause: Any = getattr(error.orig, "__cause__", None) or error.orig
+    sqlstate: str = getattr(cause, "sqlstate", None) or ""
+    if conflict := CONFLICTS.get(sqlstate):
         columns = constraint_columns(cause.table_name, cause.constraint_name)
         return problem(request, 409, f"{', '.join(columns) or 'this'} {conflict}")
-    # asyncpg itself refuses a number that is too large for its type, and a lone surrogate.
-    if isinstance(cause, MISFITS) or isinstance(getattr(cause, "__cause__", None), OverflowError | UnicodeError):
-        logger.warning("%s: a schema lets through what the database cannot hold", type(cause).__name__)
-        return problem(request, 422, "a value is too large, too long, or has a character that cannot be stored")
-    if isinstance(cause, PASSING) or getattr(error, "connection_invalidated", False):
-        return await database_unavailable(request, error)
+    # Without parameters, nothing in the statement came from the client. What a parameter's type cannot take is a bug.
+    if error.params and sqlstate.startswith(MISFIT) and not isinstance(cause.__cause__, TypeError):
+        logger.warning("%s: a schema lets through what the database cannot hold: %s", sqlstate, error.statement)
+        return problem(request, 422, MISFITS)
+    if isinstance(cause, asyncpg.InterfaceError) and len(error.params or ()) > MAX_PARAMETERS:
+        return problem(request, 422, f"there are more than {MAX_PARAMETERS} values")
+    passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
+    if passing or error.connection_invalidated:
+        return await database_unavailable(request, error, passing or UNAVAILABLE)
     raise error
 
 
@@ -134,9 +153,15 @@ def constraint_columns(table_name: str, name: str) -> list[str]:
     return [column.name for candidate in candidates if candidate.name == name for column in candidate.columns]
 
 
-async def database_unavailable(request: Request, error: Exception) -> Response:
-    logger.error("the database is not available: %s", " ".join(str(error).split()) or type(error).__name__)
-    return problem(request, 503, "the database is not available", {"Retry-After": "1"})
+async def database_unavailable(request: Request, error: Exception, detail: str = UNAVAILABLE) -> Response:
+    logger.error("%s: %s", detail, one_line(error))
+    return problem(request, 503, detail, {"Retry-After": "1"})
+
+
+async def outcome_unknown(request: Request, error: Exception) -> Response:
+    """Ask for no other attempt: what the request wrote might be stored twice."""
+    logger.error("the answer to a COMMIT is lost: %s", one_line(error))
+    return problem(request, 503, "the database did not say whether it is stored: look before you send it again")
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
@@ -144,10 +169,24 @@ async def unexpected(request: Request, error: Exception) -> Response:
     return problem(request, 400 if isinstance(error, ClientDisconnect) else 500)
 
 
+HANDLERS: dict[type[Exception], ExceptionHandler] = {
+    ClientDisconnect: unexpected,
+    HTTPException: http_exception,
+    RequestValidationError: invalid_request,
+    DBAPIError: database_error,
+    OutcomeUnknown: outcome_unknown,
+    DatabaseUnavailable: database_unavailable,
+    PoolTimeoutError: database_unavailable,
+    Exception: unexpected,
+}
+
+
 def add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(ClientDisconnect, unexpected)
-    app.add_exception_handler(HTTPException, http_exception)
-    app.add_exception_handler(RequestValidationError, invalid_request)
-    app.add_exception_handler(DBAPIError, database_error)
-    for unavailable in (DatabaseUnavailable, PoolTimeoutError):
-        app.add_exception_handler(unavailable, database_unavailable)
+    """Have `app`, and what it mounts by now, answer errors with problems, where their owner has no other handler."""
+    for kind, handler in HANDLERS.items():
+        if app.exception_handlers.get(kind) in (None, http_exception_handler, request_validation_exception_handler):
+            app.add_exception_handler(kind, handler)
+    for route in iter_route_contexts(app.router.routes):
+        mounted = getattr(route.original_route, "app", None)
+        if isinstance(mounted, FastAPI):
+            add_error_handlers(mounted)

@@ -2,20 +2,29 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import cache
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable
+from app.db.session import Database
 from app.project import ROOT
+from app.text import one_line
 
 TIME_LIMIT = 2.0  # seconds; orchestrators give up on a probe after a few
+
+STATE = text("""
+    SELECT current_setting('transaction_read_only') = 'on', version IS NOT NULL, has_table_privilege(version, 'SELECT')
+    FROM (SELECT to_regclass('alembic_version')::oid) AS found (version)
+""")
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
@@ -26,55 +35,76 @@ class Health(BaseModel):
     reason: str | None = None
 
 
-@router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def live() -> Health:
     """The process answers; the database is not asked."""
     return Health(status="ok")
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses={503: {"model": Health}})
 async def ready(request: Request, response: Response) -> Health:
-    """The database answers, and its schema is not older than this code."""
-    reason = await why_not_ready(request.state.database.engine)
+    """The database and its replica answer, the one can be written to, and its schema is not older than this code."""
+    reason = await why_not_ready(request.state.database)
     if reason is None:
         return Health(status="ok")
     response.status_code = 503
     return Health(status="unavailable", reason=reason)
 
 
-async def why_not_ready(engine: AsyncEngine) -> str | None:
+async def why_not_ready(database: Database) -> str | None:
     """Say, within the time limit, what keeps the code from working with its database; None: nothing."""
-    # A task of its own: closing a connection that hangs may take longer than the limit.
-    probe = asyncio.create_task(current_revisions(engine))
-    done, _ = await asyncio.wait({probe}, timeout=TIME_LIMIT)
-    if not done:
-        probe.cancel()
-        return f"the database did not answer, or no connection was free, within {TIME_LIMIT:g} s"
+    # Closing a connection that hangs may take longer than the limit. So one probe at a time, and none is given up.
+    if database.probe is None or database.probe.done():
+        database.probe = asyncio.create_task(find_fault(database.probes))
+    done, _ = await asyncio.wait({probe := database.probe}, timeout=TIME_LIMIT)
+    return probe.result() if done else "the database did not answer in time"
+
+
+async def find_fault(probes: Sequence[AsyncEngine]) -> str | None:
+    what = "the database"
     try:
-        current = probe.result()
+        async with asyncio.timeout(TIME_LIMIT * 3 / 4):
+            async with probes[0].connect() as connection:
+                if fault := await fault_of_schema(connection):
+                    return fault
+            for replica in probes[1:]:
+                what = "the replica"
+                async with replica.connect() as connection:
+                    await connection.execute(text("SELECT 1"))
+    except TimeoutError:
+        return f"{what} did not answer in time"
     except (DatabaseUnavailable, DBAPIError) as error:
-        logger.warning(error)
-        return "the database cannot be reached"
-    known, heads = await asyncio.to_thread(known_revisions)
-    if current is None:
-        return "the database has no schema: run `alembic upgrade head`"
-    # A revision that the code does not know is a newer one: in a rolling deploy, the old replicas stay ready.
-    if current <= known and current != heads:
+        logger.warning(one_line(error))
+        return f"{what} cannot be reached"
+    return None
+
+
+async def fault_of_schema(connection: AsyncConnection) -> str | None:
+    is_read_only, exists, is_readable = (await connection.execute(STATE)).one()
+    if is_read_only:
+        await connection.invalidate()  # what a session of its server is told may be from before
+        return "the database only reads"
+    if not exists:
+        return "the role of the service sees no schema: run `alembic upgrade head`, or GRANT USAGE ON SCHEMA to it"
+    if not is_readable:
+        return "the role of the service may not read alembic_version: GRANT SELECT ON alembic_version to it"
+    current = await connection.scalars(text("SELECT version_num FROM alembic_version"))
+    if await asyncio.to_thread(is_behind, tuple(current)):
         return "the schema is behind the code: run `alembic upgrade head`"
     return None
 
 
-async def current_revisions(engine: AsyncEngine) -> set[str] | None:
-    async with engine.connect() as connection:
-        if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-            return None
-        return set(await connection.scalars(text("SELECT version_num FROM alembic_version")))
+def is_behind(current: tuple[str, ...]) -> bool:
+    """Say whether a head is not applied, as alembic counts: what a revision depends on is applied with it."""
+    known = scripts()
+    try:
+        applied = {script.revision for script in known.get_all_current(current)}
+    except CommandError:
+        # A revision that the code does not know is a newer one: in a rolling deploy, the old replicas stay ready.
+        return False
+    return not applied.issuperset(known.get_heads())
 
 
 @cache
-def known_revisions() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the revisions in `migrations/`: all of them, and the heads."""
-    scripts = ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))
-    return frozenset(script.revision for script in scripts.walk_revisions()), frozenset(scripts.get_heads())
+def scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))

@@ -7,15 +7,17 @@ from uuid import uuid4
 
 import structlog
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Environment, Settings
 from app.telemetry import is_probe, trace_id
-from app.web.errors import problem, unexpected
+from app.web.errors import add_error_handlers, allowed_methods, problem, too_long, unexpected
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
@@ -57,6 +59,9 @@ class RequestMiddleware:
         given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
         state["request_id"] = request_id
+        method = scope["method"]
+        if method == "HEAD" and method not in allowed_methods(HTTPConnection(scope)):
+            scope = {**scope, "method": "GET"}  # a GET route of FastAPI's has no HEAD
         # Never unbound: each request is a task of its own, and the server logs an unexpected error after this returns.
         structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 500
@@ -70,6 +75,8 @@ class RequestMiddleware:
                 ours = [*self.headers, PAGE if is_page else CONTENT, (b"x-request-id", request_id.encode())]
                 missing = (pair for pair in ours if pair[0] not in theirs)
                 message = {**message, "headers": [*message.get("headers", ()), *missing]}
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -77,7 +84,7 @@ class RequestMiddleware:
         finally:
             if logger.isEnabledFor(logging.INFO):
                 extra = {
-                    "method": scope["method"],
+                    "method": method,
                     "route": route(scope),
                     "status": status,
                     "duration_ms": round((time.perf_counter() - start) * 1000, 2),
@@ -113,12 +120,33 @@ class GateMiddleware:
             if not (is_probe(scope) or self.has_host(headers.get(b"host", b"").decode("latin-1"))):
                 app = problem(HTTPConnection(scope), 400, "this is no host of the service")
             elif length.isdigit() and int(length) > self.max_body_size:
-                app = problem(HTTPConnection(scope), 413)
+                app = problem(HTTPConnection(scope), 413, too_long(self.max_body_size))
         await app(scope, receive, send)
 
     def has_host(self, host: str) -> bool:
         name = host.partition(":")[0].lower()
         return any(name.endswith(known[1:]) if known[0] == "*" else name == known for known in self.hosts)
+
+
+class PreflightMiddleware(CORSMiddleware):
+    """Starlette's, which would refuse a preflight in plain text."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        return answer if answer.status_code == 200 else Refusal(answer.body, 400, answer.headers)
+
+
+class Refusal(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
+        answer = problem(HTTPConnection(scope), self.status_code, bytes(self.body).decode(), headers)
+        await answer(scope, receive, send)
+
+
+def mind_what_is_mounted(app: ASGIApp, service: FastAPI) -> ASGIApp:
+    """Return `app`; called with the first request, when everything is mounted."""
+    add_error_handlers(service)
+    return app
 
 
 def add_middleware(app: FastAPI, settings: Settings) -> None:
@@ -129,10 +157,11 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(GateMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            PreflightMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["Location", "X-Request-ID"],
         )
     app.add_middleware(RequestMiddleware, settings=settings)
+    app.add_middleware(mind_what_is_mounted, service=app)
