@@ -117,7 +117,7 @@ class GateMiddleware:
             length = headers.get(b"content-length", b"")
             # An orchestrator's probes ask an address.
             if not (is_probe(scope) or self.has_host(headers.get(b"host", b"").decode("latin-1"))):
-                app = problem(HTTPConnection(scope), 400, "this is no host of the service")
+                app = problem(HTTPConnection(scope), 400, "ALLOWED_HOSTS does not name this host")
             elif length.isdigit() and int(length) > self.max_body_size:
                 app = problem(HTTPConnection(scope), 413)
         await app(scope, receive, send)
