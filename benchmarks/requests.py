@@ -68,7 +68,7 @@ app = Starlette(lifespan=lifespan, routes=[Route("/api/v1/items/{id}", one), Rou
 BARE = """
 from app.web import middleware
 
-middleware.RequestMiddleware = lambda app, settings: app
+middleware.RequestMiddleware = lambda app, **options: app
 
 from app.main import app
 """

@@ -46,7 +46,7 @@ class Visit:
 @contextmanager
 def visit(service: Service, path: str) -> Iterator[Visit]:
     expect.set_options(timeout=TIME_LIMIT * 1000)
-    with service.serve() as client, sync_playwright() as playwright:
+    with service.serve({"ALLOWED_HOSTS": HOST}) as client, sync_playwright() as playwright:
         rules = f"--host-resolver-rules=MAP {HOST} 127.0.0.1, MAP * ~NOTFOUND"
         with playwright.chromium.launch(executable_path=CHROMIUM, args=[rules]) as browser:
             origin = f"http://{HOST}:{client.base_url.port}"

@@ -326,6 +326,11 @@ def test_every_endpoint_that_takes_input_is_given_bad_input(server: Server) -> N
     assert queries == {("GET", ITEMS, name) for name in QUERY}
 
 
+def test_no_answer_names_the_server(server: Server) -> None:
+    for path in (ITEMS, "/nowhere", "/docs"):
+        assert "server" not in server.client.get(path).headers
+
+
 # --- pagination
 
 LETTERS = st.sampled_from(

@@ -35,7 +35,7 @@ def create(settings: Settings, **changes: Any) -> FastAPI:
 
     @app.get("/private/@{name}")
     async def read_page(name: str) -> HTMLResponse:
-        return HTMLResponse(name, headers={"X-Frame-Options": "SAMEORIGIN"})
+        return HTMLResponse(name, headers={"X-Frame-Options": "SAMEORIGIN", "Cache-Control": "max-age=60"})
 
     return app
 
@@ -75,6 +75,20 @@ async def test_a_line_says_what_became_of_a_request(
     assert "hunter2" not in str({name: value for name, value in line.items() if name != "args"})
 
 
+async def test_only_the_service_s_own_pages_may_run_scripts(settings: Settings) -> None:
+    for docs in (True, False):
+        async with client(create(settings, docs=docs)) as http:
+            for path in ("/docs", "/redoc", "/docs/oauth2-redirect", "/shop/docs", "/private/@me", "/health/live"):
+                answer = await http.get(path)
+                is_ours = answer.status_code == 200 and path.startswith(("/docs", "/redoc"))
+                assert is_ours == (docs and path.startswith(("/docs", "/redoc")))
+                assert ("unsafe-inline" in answer.headers["content-security-policy"]) == is_ours
+    async with AsyncClient(
+        transport=ASGITransport(create(settings), root_path="/shop"), base_url="http://test"
+    ) as http:
+        assert "unsafe-inline" in (await http.get("/shop/docs")).headers["content-security-policy"]
+
+
 async def test_responses_have_safe_headers(settings: Settings) -> None:
     async with client(create(settings, environment="production", docs=True)) as http:
         for path in ("/health/live", "/nowhere", "/secrets/broken"):
@@ -82,9 +96,12 @@ async def test_responses_have_safe_headers(settings: Settings) -> None:
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["x-frame-options"] == "DENY"
             assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cache-control"] == "no-store"
             assert "default-src 'none'" in headers["content-security-policy"]
         assert "script-src-elem 'self'" in (await http.get("/docs")).headers["content-security-policy"]
-        assert (await http.get("/private/@me")).headers.get_list("x-frame-options") == ["SAMEORIGIN"]
+        own = (await http.get("/private/@me")).headers
+        assert own.get_list("x-frame-options") == ["SAMEORIGIN"]
+        assert own.get_list("cache-control") == ["max-age=60"]
 
 
 async def test_the_server_s_own_lines_name_the_request(settings: Settings) -> None:
@@ -104,6 +121,51 @@ async def test_only_the_hosts_of_the_service_are_answered(settings: Settings) ->
     async with AsyncClient(transport=ASGITransport(app, root_path="/shop"), base_url="http://test") as http:
         assert (await http.get("/shop/health/live")).status_code == 200
         assert (await http.get("/shop/nowhere")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [
+        (["[::1]"], 404),
+        (["[::1]:8000"], 404),
+        (["localhost:8000"], 404),
+        (["LOCALHOST"], 404),
+        (["127.0.0.1"], 404),
+        (["[::2]"], 400),
+        (["::1"], 400),
+        (["[::1].evil.com"], 400),
+        (["localhost.evil.com"], 400),
+        (["evil.com:localhost"], 400),
+        (["evil.com"], 400),
+        ([""], 400),
+        ([], 400),
+        (["evil.com", "localhost"], 400),
+    ],
+    ids=str,
+)
+async def test_a_host_may_have_a_port(settings: Settings, hosts: list[str], status: int) -> None:
+    local: Any = Settings.model_fields["allowed_hosts"].default
+    app = create(settings, allowed_hosts=local)
+    scope = {"type": "http", "method": "GET", "path": "/nowhere", "query_string": b"", "root_path": ""}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    await app(scope | {"headers": [(b"host", host.encode()) for host in hosts]}, receive, send)
+    assert sent[0]["status"] == status
+
+
+async def test_no_answer_leads_to_a_foreign_host(settings: Settings) -> None:
+    async with client(create(settings, allowed_hosts=["example.com"])) as http:
+        for path in ("/health/live/", "/health/ready/", "/api/v1/items/"):
+            answer = await http.get(path, headers={"Host": "evil.com"})
+            assert (answer.status_code, "location" in answer.headers) == (400, False)
+            answer = await http.get(path, headers={"Host": "example.com"})
+            assert answer.headers["location"] == f"http://example.com{path.rstrip('/')}"
 
 
 async def test_only_named_origins_may_call(settings: Settings) -> None:

@@ -25,9 +25,33 @@ def test_an_error_in_the_settings_does_not_show_a_secret() -> None:
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENVIRONMENT", "")
+    monkeypatch.setenv("MAX_BODY_SIZE", "")
     monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/shop")
-    assert load_settings(Settings).environment is Environment.LOCAL
+    assert load_settings(Settings).max_body_size == 1_000_000
+
+
+@pytest.mark.parametrize("of", [Settings, MigrationSettings])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_an_empty_environment_is_not_the_local_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, of: type[Settings], in_file: bool
+) -> None:
+    monkeypatch.delenv("ENVIRONMENT")
+    if in_file:
+        file = tmp_path / ".env"
+        file.write_text("environment=\n")
+        monkeypatch.setenv("ENV_FILE", str(file))
+    else:
+        monkeypatch.setenv("ENVIRONMENT", "")
+    with pytest.raises(ConfigurationError, match=r"^ENVIRONMENT must not be empty: [^\n]*$"):
+        load_settings(of)
+
+
+@pytest.mark.parametrize("environment", ["local", "development", "staging", "test"])
+def test_only_this_machine_is_a_host_by_default(monkeypatch: pytest.MonkeyPatch, environment: str) -> None:
+    monkeypatch.delenv("ALLOWED_HOSTS")
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/shop")
+    assert load_settings(Settings).allowed_hosts == ["localhost", "127.0.0.1", "[::1]"]
 
 
 def test_the_process_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,7 +127,6 @@ def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(named) == sorted(
         [
             "ALLOWED_HOSTS",
-            "ALLOWED_HOSTS",
             "CORS_ORIGINS",
             "DATABASE_REPLICA_URL",
             "DATABASE_URL",
@@ -120,7 +143,11 @@ def test_every_problem_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         "postgresql://localhost/db",
         "postgresql://127.0.0.1:5432/db",
         "postgresql://[::1]/db",
+        "postgresql://[::1]:5432,LOCALHOST/db",
+        "postgresql:///db",
         "postgresql:///db?host=/run/postgresql",
+        "postgresql:///db?host=::1",
+        "postgresql://h/db?host=localhost",
         "postgresql://h/db?sslmode=require",
         "postgresql://h/db?channel_binding=require",
     ],
@@ -129,6 +156,48 @@ def test_a_database_in_production_is_near_or_encrypted(monkeypatch: pytest.Monke
     for name, value in {"ENVIRONMENT": "production", "ALLOWED_HOSTS": "example.com", "DATABASE_URL": url}.items():
         monkeypatch.setenv(name, value)
     assert load_settings(Settings).database
+
+
+FOREIGN = [
+    "h",
+    "localhost.evil.com",
+    "localhost-evil.com",
+    "127.0.0.1.nip.io",
+    "127.evil.com",
+    "localhost@evil.com",
+    "localhost:x%40evil.com@evil.com",
+    "localhost,evil.com",
+    "localhost%2Eevil.com",
+    "[::1]evil.com",
+    "[::2]",
+    "localhost/db?host=evil.com",
+    "localhost/db?host=localhost,evil.com",
+    "localhost/db?host=evil.com&host=127.0.0.1.nip.io",
+    "evil.com/db?hostaddr=127.0.0.1",
+    "evil.com/db?sslmode=prefer",
+    "evil.com/db?sslmode=require&sslmode=disable",
+    "",  # PGHOST's
+]
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_REPLICA_URL", "MIGRATION_DATABASE_URL"])
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_a_database_elsewhere_must_be_encrypted_in_production(
+    monkeypatch: pytest.MonkeyPatch, variable: str, foreign: str
+) -> None:
+    near = {"ENVIRONMENT": "production", "ALLOWED_HOSTS": "example.com", "DATABASE_URL": "postgresql://localhost/db"}
+    for name, value in {
+        **near,
+        "PGHOST": "evil.com",
+        "PGSSLMODE": "require",
+        variable: f"postgresql://{foreign}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=rf"^{variable} must have sslmode=require or stricter in production"):
+        load_settings(MigrationSettings)
+    if variable in Settings.model_fields:
+        with pytest.raises(ConfigurationError, match=rf"^{variable} must have sslmode=require or stricter"):
+            load_settings(Settings)
 
 
 def test_the_command_shows_values_and_sources_but_no_secret(tmp_path: Path) -> None:
@@ -145,7 +214,7 @@ def test_the_command_shows_values_and_sources_but_no_secret(tmp_path: Path) -> N
         command, env=env | {"ENVIRONMENT": "production"}, check=False, capture_output=True, text=True
     )
     assert wrong.returncode == 1
-    assert wrong.stderr.splitlines()[-2].startswith("ALLOWED_HOSTS must not be *")
+    assert wrong.stderr.splitlines()[-2] == "ALLOWED_HOSTS must be set in production"
     variables = env | {"ENVIRONMENT": "production", "DOCS": "perhaps", "MIGRATION_LOCK_WAIT": "long"}
     every = subprocess.run(command, env=variables, check=False, capture_output=True, text=True).stderr.splitlines()
     named = [line.replace(":", " ").split()[0] for line in every]
@@ -162,8 +231,11 @@ def test_the_command_needs_a_file_of_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("ALLOWED_HOSTS", "*example.com", "*example.com must look like example.com, *.example.com or *"),
+        ("ALLOWED_HOSTS", "*example.com", "*example.com must look like example.com, *.example.com, [::1] or *"),
         ("ALLOWED_HOSTS", "a.com,https://b.com", "https://b.com must look like"),
+        ("ALLOWED_HOSTS", "::1", "::1 must look like"),
+        ("ALLOWED_HOSTS", "[::1", "[::1 must look like"),
+        ("ALLOWED_HOSTS", "[::1]:8000", "[::1]:8000 must look like"),
         ("ALLOWED_HOSTS", ",", "at least 1 item"),
         ("ALLOWED_HOSTS", '["a.com"', "must be a JSON list, or separated by commas"),
         ("CORS_ORIGINS", "example.com", "example.com must look like https://example.com or *"),
@@ -182,8 +254,8 @@ def test_a_host_or_origin_that_none_could_match_is_refused(
 
 
 def test_hosts_and_origins_are_compared_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALLOWED_HOSTS", "API.Example.com, localhost, my_host")
+    monkeypatch.setenv("ALLOWED_HOSTS", "[::ABC], API.Example.com, localhost, my_host")
     monkeypatch.setenv("CORS_ORIGINS", "https://Example.com:8443, capacitor://localhost, http://[::1]:3000")
     settings = Settings()
-    assert settings.allowed_hosts == ["api.example.com", "localhost", "my_host"]
+    assert settings.allowed_hosts == ["[::abc]", "api.example.com", "localhost", "my_host"]
     assert settings.cors_origins == ["https://example.com:8443", "capacitor://localhost", "http://[::1]:3000"]

@@ -105,6 +105,7 @@ def test_tls_is_never_weakened(parameters: str) -> None:
         ("postgresql://u:hunter2@h:x/db", "a port must be a number"),
         ("postgresql://u:hunter2@a:1,b:65536/db", "a port must be a number up to 65535"),
         ("postgresql://u:hunter2/@h/db", "in a password, %-encode"),
+        ("postgresql://u:hunter2@evil.com,@localhost/db", "in a password, @ must be written %40"),
         ("postgresql://u:hunter2@h/db?sslmode=sometimes", "sslmode must be one of disable, allow,"),
         ("postgresql://u:hunter2@h/db?connect_timeout=soon", "connect_timeout must be"),
         ("postgresql://u:hunter2@h/db?channel_binding=maybe", "channel_binding must be"),

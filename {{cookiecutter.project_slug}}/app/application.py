@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 
 from app import telemetry
 from app.db.session import Database
@@ -29,7 +29,8 @@ def create_app(settings: Settings) -> FastAPI:
     database = Database(settings)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
     options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
-    app: FastAPI = (FastAPIOffline if docs else FastAPI)(
+    # What only the documentation needs is not run where there is none.
+    app: FastAPI = (import_module("fastapi_offline").FastAPIOffline if docs else FastAPI)(
         title=project()["title"],
         description=project()["description"],
         version=project()["version"],

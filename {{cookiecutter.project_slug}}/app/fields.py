@@ -19,7 +19,7 @@ def _split(value: Any) -> Any:
     """Take a list as JSON, or separated by commas."""
     if not isinstance(value, str):
         return value
-    if value.lstrip().startswith("["):
+    if re.match(r'\s*\[\s*["\]]', value):  # and not an address, as in [::1]
         try:
             return json.loads(value)
         except ValueError:
@@ -35,7 +35,12 @@ def _like(pattern: str, examples: str, value: str) -> str:
 
 DatabaseURL = Annotated[SecretStr, AfterValidator(_known_to_asyncpg)]
 Seconds = Annotated[float, Field(ge=0, le=1_000_000)]
-Host = Annotated[str, AfterValidator(partial(_like, r"\*|(\*\.)?[^*/:\s]+", "example.com, *.example.com or *"))]
+Host = Annotated[
+    str,
+    AfterValidator(
+        partial(_like, r"\*|(\*\.)?[^*/:\s\[\]]+|\[[0-9a-f:.]+\]", "example.com, *.example.com, [::1] or *")
+    ),
+]
 Origin = Annotated[
     str, AfterValidator(partial(_like, r"\*|[a-z][a-z0-9+.-]*://[^*/?#@\s]+", "https://example.com or *"))
 ]

@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     ] = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
 
-    allowed_hosts: Annotated[list[Host], NoDecode, Listed, Field(min_length=1)] = ["*"]
-    """The host names that clients may ask for, `*.example.com` included"""
+    allowed_hosts: Annotated[list[Host], NoDecode, Listed, Field(min_length=1)] = ["localhost", "127.0.0.1", "[::1]"]
+    """The host names that clients may ask for, `*.example.com` included; production must name its own"""
     cors_origins: Annotated[list[Origin], NoDecode, Listed] = []
     """The origins of web pages that may call the API, such as https://example.com"""
     docs: bool | None = None
@@ -130,11 +130,20 @@ class Settings(BaseSettings):
         if self.database_pooler and is_limited:
             yield "DATABASE_STATEMENT_TIMEOUT cannot pass a transaction pooler: set statement_timeout for the role instead"
         if self.environment is Environment.PRODUCTION:
+            if "allowed_hosts" not in self.model_fields_set:
+                yield "ALLOWED_HOSTS must be set in production"
             for name in ("allowed_hosts", "cors_origins"):
                 if "*" in getattr(self, name):
                     yield f"{name.upper()} must not be * in production"
             if self.debug:
                 yield "DEBUG must be off in production"
+        yield from self._dangers()
+
+    def _dangers(self) -> Iterator[str]:
+        """Yield what could have the wrong database used, or be read on its way there."""
+        if "environment" not in self.model_fields_set and not all(_given("environment").values()):
+            yield f"ENVIRONMENT must not be empty: leave it out, or say {', '.join(Environment)}"
+        if self.environment is Environment.PRODUCTION:
             for name in (*self._database_variables(), "database_replica_url"):
                 if (url := getattr(self, name)) and not is_encrypted(url.get_secret_value()):
                     yield f"{name.upper()} must have sslmode=require or stricter in production, or lead to this machine"
@@ -158,8 +167,8 @@ class MigrationSettings(Settings):
         return ["migration_database_url", *super()._database_variables()]
 
     def problems(self) -> Iterator[str]:
-        """Yield nothing: whoever connects will see whether there is a database, and the service judges the rest."""
-        yield from ()
+        """Yield what is dangerous: whoever connects will see whether there is a database; the service judges the rest."""
+        yield from self._dangers()
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -197,6 +206,15 @@ def _env_file() -> Path | None:
     return ROOT / name if name else None
 
 
+def _given(name: str) -> dict[str, str | None]:
+    """Return what the variable `name` is, by the place that says so."""
+    file = _env_file()
+    places: dict[str, Mapping[str, str | None]] = {"environment": os.environ}
+    if file:
+        places[str(file)] = dotenv_values(file, encoding="utf-8-sig")
+    return {place: value for place, found in places.items() for n, value in found.items() if n.lower() == name}
+
+
 def env_example() -> str:
     """Return the text of `.env.example`: every setting, with what it means and its default."""
     text = "# Copy to .env; the process environment wins over it. Each line shows the default. `${NAME}` stands for another variable.\n"
@@ -218,11 +236,8 @@ def main() -> None:
         return
     settings, problems = _parse(MigrationSettings)
     malformed = {problem.partition(":")[0] for problem in problems}
-    file = _env_file()
-    in_file = dotenv_values(file, encoding="utf-8-sig") if file else {}
-    sources: dict[str, Mapping[str, str | None]] = {"environment": os.environ, str(file): in_file}
     for name in MigrationSettings.model_fields:
-        places = (place for place, found in sources.items() if any(found[n] for n in found if n.lower() == name))
+        places = (place for place, value in _given(name).items() if value)
         value = "malformed" if name.upper() in malformed else getattr(settings, name)
         print(f"{name.upper():30} {value!s:30} {next(places, 'default')}")
     # A variable that both classes have is named once.

@@ -47,7 +47,7 @@ def configure(engines: Iterable[AsyncEngine], environment: str) -> TelemetryConf
 
 def is_probe(scope: Any) -> bool:
     path: str = scope.get("path", "")
-    return path.removeprefix(scope.get("root_path", "")).startswith("/health/")
+    return path.removeprefix(scope.get("root_path", "")) in ("/health/live", "/health/ready")
 
 
 def trace_id() -> str | None:

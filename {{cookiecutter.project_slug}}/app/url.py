@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TIME_LIMIT = 10  # seconds, to connect
+THIS_MACHINE = re.compile(r"(/.*|localhost|127(\.\d{1,3}){3}|::1|\[::1\]|)(:\d*)?", re.IGNORECASE)
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def connect_arguments(url: str) -> dict[str, Any]:
     rest, _, pairs = url.partition("://")[2].partition("?")
     authority, slash, path = rest.partition("/")
     auth, at, hosts = authority.rpartition("@")
+    if "@" in auth:  # asyncpg and libpq would take what stands after this one for the host
+        raise ValueError("in a password, @ must be written %40")
     try:
         for part in (auth, *hosts.split(",")):  # one by one: some Pythons, and so asyncpg, refuse [] in several hosts
             urlsplit(f"//{part}")
@@ -122,8 +125,10 @@ def is_encrypted(url: str) -> bool:
     """Say whether a connection by `url` is sure to be encrypted, or leads to this machine only."""
     arguments = connect_arguments(url)
     hosts = arguments.get("host") or urlsplit(arguments["dsn"]).netloc.rpartition("@")[2].split(",")
+    if not any(hosts):
+        hosts = os.environ.get("PGHOST", "").split(",")  # what asyncpg does
     return (
         "ssl" in arguments
         or parameters(arguments["dsn"]).get("sslmode") in ("require", "verify-ca", "verify-full")
-        or all(re.match(r"(/|$|:\d|localhost\b|127\.|\[?::1\b)", host) for host in hosts)
+        or all(map(THIS_MACHINE.fullmatch, hosts))
     )

@@ -31,7 +31,7 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.lower() in MigrationSettings.model_fields or name.startswith("OTEL_"):
             del os.environ[name]
-    os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": ""}
+    os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": "", "ALLOWED_HOSTS": "*"}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

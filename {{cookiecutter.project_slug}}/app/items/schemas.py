@@ -11,6 +11,7 @@ from app.items.models import ItemStatus
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL's text holds any character but NUL
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
+Description = Annotated[Text, Field(max_length=10_000)]
 Price = Annotated[
     Decimal,
     Field(ge=0, max_digits=12, decimal_places=2),
@@ -20,14 +21,14 @@ Price = Annotated[
 
 class ItemCreate(BaseModel):
     name: Name
-    description: Text | None = None
+    description: Description | None = None
     price: Price
     status: ItemStatus = ItemStatus.DRAFT
 
 
 class ItemUpdate(BaseModel):
     name: Name | MISSING = MISSING
-    description: Text | MISSING | None = MISSING
+    description: Description | MISSING | None = MISSING
     price: Price | MISSING = MISSING
     status: ItemStatus | MISSING = MISSING
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Collection
 from uuid import uuid4
 
 import structlog
@@ -13,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Environment, Settings
@@ -25,6 +27,7 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
 ]
 CONTENT = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 # What Swagger and ReDoc are made of, and nothing from another host: ReDoc would get a logo of its maker's.
@@ -44,9 +47,10 @@ logger = logging.getLogger("app.access")
 class RequestMiddleware:
     """Gives each request an id, and its response the id and the security headers; logs one line when it is done."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, pages: Collection[str] = ()) -> None:
         self.app = app
         self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
+        self.pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})  # which mounted applications see, too
@@ -71,8 +75,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 theirs = dict(message.get("headers", ()))
-                is_page = theirs.get(b"content-type", b"").startswith(b"text/html")
-                ours = [*self.headers, PAGE if is_page else CONTENT, (b"x-request-id", request_id.encode())]
+                content = PAGE if self.pages and route(scope) in self.pages else CONTENT
+                ours = [*self.headers, content, (b"x-request-id", request_id.encode())]
                 missing = (pair for pair in ours if pair[0] not in theirs)
                 message = {**message, "headers": [*message.get("headers", ()), *missing]}
             elif method == "HEAD":
@@ -109,23 +113,27 @@ class GateMiddleware:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.hosts, self.max_body_size = settings.allowed_hosts, settings.max_body_size
+        self.max_body_size = settings.max_body_size
+        self.hosts = frozenset(settings.allowed_hosts)
+        self.suffixes = tuple(host[1:] for host in self.hosts if host[0] == "*")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
         if scope["type"] != "lifespan":
-            headers = dict(scope["headers"])
+            headers = dict(scope["headers"][::-1])  # of two, Starlette takes the first
             length = headers.get(b"content-length", b"")
             # An orchestrator's probes ask an address.
             if not (is_probe(scope) or self.has_host(headers.get(b"host", b"").decode("latin-1"))):
-                app = problem(HTTPConnection(scope), 400, "this is no host of the service")
+                app = problem(HTTPConnection(scope), 400, "ALLOWED_HOSTS does not name this host")
             elif length.isdigit() and int(length) > self.max_body_size:
                 app = problem(HTTPConnection(scope), 413, too_long(self.max_body_size))
         await app(scope, receive, send)
 
     def has_host(self, host: str) -> bool:
-        name = host.partition(":")[0].lower()
-        return any(name.endswith(known[1:]) if known[0] == "*" else name == known for known in self.hosts)
+        name, _, port = host.lower().rpartition(":")
+        if not port.isdecimal():  # but the end of a name, or of [::1]
+            name = host.lower()
+        return name in self.hosts or name.endswith(self.suffixes)
 
 
 class PreflightMiddleware(CORSMiddleware):
@@ -163,5 +171,7 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["*"],
             expose_headers=["Location", "X-Request-ID"],
         )
-    app.add_middleware(RequestMiddleware, settings=settings)
+    # Before the routers are included, the application has the routes of its documentation only.
+    pages = {route.path for route in app.routes if isinstance(route, Route)}
+    app.add_middleware(RequestMiddleware, settings=settings, pages=pages)
     app.add_middleware(mind_what_is_mounted, service=app)
