@@ -69,7 +69,7 @@ def proxy(server: Server, folder: Path) -> Iterator[int]:
     with subprocess.Popen([NGINX, "-p", folder, "-c", file, "-e", "stderr"]) as process:
         try:
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                wait_for(client, "/health/ready")
+                wait_for(client, "/health/ready", process)
             yield port
         finally:
             process.terminate()
