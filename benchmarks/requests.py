@@ -6,6 +6,7 @@ the same noise; a cost is the median of the rounds, and a ratio is the median of
 """
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -18,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 CLIENTS, CROWD = 4, 20  # that ask at once: fewer than any candidate has connections to PostgreSQL, and more
+QUEUE = 50  # that ask at once, to see how long the unlucky wait
 ROUNDS, REQUESTS = 25, 200
 ITEMS = "/api/v1/items"
 OPTIONS = ["--loop", "uvloop", "--http", "httptools", "--timeout-keep-alive", "600"]
@@ -28,6 +31,7 @@ OPTIONS = ["--loop", "uvloop", "--http", "httptools", "--timeout-keep-alive", "6
 # The modules below are put into a folder of their own, and import `app` of the baked service.
 FLOOR = """
 import json, os
+from decimal import Decimal
 from base64 import urlsafe_b64encode
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -48,9 +52,9 @@ def dump(row):
     times = {name: row[name].isoformat().replace("+00:00", "Z") for name in ("created_at", "updated_at")}
     return {**row, "id": str(row["id"]), "price": str(row["price"]), **times}
 
-def answer(content):
+def answer(content, status=200):
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return Response(body, media_type="application/json")
+    return Response(body, status, media_type="application/json")
 
 async def one(request):
     row = await request.app.state.pool.fetchrow(SELECT + "WHERE id = $1", UUID(request.path_params["id"]))
@@ -62,13 +66,34 @@ async def several(request):
     cursor = urlsafe_b64encode(rows[limit - 1]["id"].bytes).decode().rstrip("=") if len(rows) > limit else None
     return answer({"items": [dump(row) for row in rows[:limit]], "next_cursor": cursor})
 
-app = Starlette(lifespan=lifespan, routes=[Route("/api/v1/items/{id}", one), Route("/api/v1/items", several)])
+INSERT = "INSERT INTO items (id, name, price) VALUES (gen_random_uuid(), $1, $2) RETURNING *"
+
+async def create(request):
+    data = await request.json()
+    row = await request.app.state.pool.fetchrow(INSERT, data["name"], Decimal(data["price"]))
+    return answer(dump(row), 201)
+
+app = Starlette(lifespan=lifespan, routes=[
+    Route("/api/v1/items/{id}", one),
+    Route("/api/v1/items", several, methods=["GET"]),
+    Route("/api/v1/items", create, methods=["POST"]),
+])
 """
 
 BARE = """
 from app.web import middleware
 
-middleware.RequestMiddleware = lambda app, **options: app
+class Bare:
+    def __init__(self, app, **options):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        scope.setdefault("state", {})
+        if scope["type"] == "http":
+            scope["state"]["database"] = scope["app"].state.database
+        await self.app(scope, receive, send)
+
+middleware.RequestMiddleware = Bare
 
 from app.main import app
 """
@@ -85,7 +110,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.web.pagination import Page
 from app.items.models import Item
-from app.items.schemas import ItemRead
+from app.items.schemas import ItemCreate, ItemRead
 
 url = os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+asyncpg:").replace("sslmode=", "ssl=")
 make_session = async_sessionmaker(create_async_engine(url, pool_pre_ping=True), expire_on_commit=False)
@@ -113,6 +138,13 @@ async def one(item_id: UUID, session: SessionDep):
 async def several(session: SessionDep, limit: Annotated[int, Query(ge=1, le=100)] = 20):
     query = select(Item).order_by(Item.id.desc()).limit(limit + 1)
     return Page[ItemRead].of((await session.scalars(query)).all(), limit)
+
+@app.post("/api/v1/items", response_model=ItemRead, status_code=201)
+async def create(data: ItemCreate, session: SessionDep):
+    item = Item(**data.model_dump())
+    session.add(item)
+    await session.flush()
+    return item
 """
 
 WRAPPED = """
@@ -187,15 +219,32 @@ class Server:
         raise SystemExit(f"a server does not start: {self.process.args!r}")
 
     def get(self, path: str, requests: int, clients: int = 1) -> bytes:
-        """Ask for `path` that often, `clients` at a time; return the last body."""
+        """Ask for `path` that often, `clients` at a time, or create as many items; return the last body."""
         while len(self.clients) < clients:
             self.clients.append(self.connect())
-        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n".encode()
         for _ in range(requests // clients):
             for client in self.clients[:clients]:
-                client.sendall(request)
+                client.sendall(get_request(path) if path else post_request())
             bodies = [receive(client) for client in self.clients[:clients]]
         return bodies[-1]
+
+    async def latencies(self, path: str, requests: int) -> list[float]:
+        """Return the milliseconds of that many requests, of QUEUE clients that each ask again once they are answered."""
+
+        async def client() -> None:
+            reader, writer = await asyncio.open_connection(*self.address)
+            while len(found) < requests:
+                start = time.perf_counter()
+                writer.write(get_request(path))
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(length_of(head))
+                found.append((time.perf_counter() - start) * 1000)
+            writer.close()
+            await writer.wait_closed()
+
+        found: list[float] = []
+        await asyncio.gather(*(client() for _ in range(QUEUE)))
+        return found
 
     def cpu(self) -> float:
         """Return the microseconds that the process has had of the CPUs."""
@@ -212,14 +261,28 @@ class Server:
         return int(re.findall(r"VmRSS:\s*(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[0]) / 1024
 
 
+def get_request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n".encode()
+
+
+def post_request() -> bytes:
+    body = json.dumps({"name": uuid4().hex, "price": "1.00"})
+    head = f"POST {ITEMS} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+def length_of(head: bytes) -> int:
+    return int(re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)[0])
+
+
 def receive(client: socket.socket) -> bytes:
     data = b""
     while True:
         more = client.recv(1 << 16)
         head, end, body = (data := data + more).partition(b"\r\n\r\n")
-        if not more or (end and not head.startswith(b"HTTP/1.1 200 ")):
+        if not more or (end and not head.startswith(b"HTTP/1.1 20")):
             raise SystemExit(f"not a 200: {data[:300]!r}")
-        if end and len(body) == int(re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)[0]):
+        if end and len(body) == length_of(head):
             return body
 
 
@@ -284,16 +347,24 @@ class Bench:
             paths = [f"{ITEMS}/{item}", f"{ITEMS}?limit=20"]
             for path in paths:
                 assert len({server.get(path, 400) for server in servers.values()}) == 1, "all answer the same"
-            return [{module: [s.cost(p) for p in paths] for module, s in servers.items()} for _ in range(ROUNDS)]
+            rounds = []
+            for _ in range(ROUNDS):
+                rounds.append({module: [s.cost(path) for path in (*paths, "")] for module, s in servers.items()})
+                self.query("DELETE FROM items WHERE price = 1 AND description IS NULL")
+            print(f"{'p50':>8}{'p99':>8}  ms for a list, {QUEUE} clients")
+            for module, server in servers.items():
+                found = sorted(asyncio.run(server.latencies(paths[1], 3000)))
+                print(f"{median(found):8.1f}{found[len(found) * 99 // 100]:8.1f}  {CANDIDATES[module][0]}", flush=True)
+            return rounds
 
     def print_costs(self) -> None:
         rounds = self.costs()
-        print(f"{'us of CPU':>16}{'x the floor':>16}{'x pattern A':>16}")
-        print(f"{'one':>8}{'list':>8}" * 3)
+        print(f"{'us of CPU':>24}{'x the floor':>24}{'x pattern A':>24}")
+        print(f"{'one':>8}{'list':>8}{'post':>8}" * 3)
         for module, (name, _) in CANDIDATES.items():
-            cells = [f"{median(costs[module][i] for costs in rounds):8.0f}" for i in (0, 1)]
+            cells = [f"{median(costs[module][i] for costs in rounds):8.0f}" for i in range(3)]
             for base in ("floor", "usual"):
-                cells += [f"{median(costs[module][i] / costs[base][i] for costs in rounds):8.2f}" for i in (0, 1)]
+                cells += [f"{median(costs[module][i] / costs[base][i] for costs in rounds):8.2f}" for i in range(3)]
             print(*cells, f"  {name}", sep="")
 
     def load(self, server: Server, requests: int, clients: int) -> int:

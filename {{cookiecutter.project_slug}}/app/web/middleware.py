@@ -4,7 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Collection
-from uuid import uuid4
+from secrets import token_hex
 
 import structlog
 from fastapi import FastAPI
@@ -61,7 +61,7 @@ class RequestMiddleware:
             return
         start = time.perf_counter()
         given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given.decode() if REQUEST_ID.fullmatch(given) else uuid4().hex
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else token_hex(16)
         state["request_id"] = request_id
         method = scope["method"]
         if method == "HEAD" and method not in allowed_methods(HTTPConnection(scope)):
