@@ -742,37 +742,37 @@ def test_an_absurd_header_does_no_harm(
 MALFORMED = {
     "a word": b"GARBAGE\r\n\r\n",
     "no target": b"GET\r\n\r\n",
-    "another version": b"GET /api/v1/items HTTP/9.9\r\nHost: a\r\n\r\n",
+    "another version": b"GET /api/v1/items HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("16030100c5010000c10303") + bytes(200),
     "NULs": bytes(1000),
     "all bytes": bytes(range(256)) * 100,
-    "an unknown method": b"FOO /api/v1/items HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a long method": b"A" * 65_536 + b" / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "raw bytes in the path": b"GET /api/v1/items/\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
-    "raw UTF-8 in the path": "GET /api/v1/items/é HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
-    "raw bytes in the query": b"GET /api/v1/items?limit=\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a NUL in the path": b"GET /api/v1/items/\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a space in the path": b"GET /api/v1/items/a b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a cut address": b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "another port": b"GET http://a:99999999/api/v1/items/1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "connect": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a star": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an unknown method": b"FOO /api/v1/items HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a long method": b"A" * 65_536 + b" / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "raw bytes in the path": b"GET /api/v1/items/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "raw UTF-8 in the path": "GET /api/v1/items/é HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+    "raw bytes in the query": b"GET /api/v1/items?limit=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a NUL in the path": b"GET /api/v1/items/\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a space in the path": b"GET /api/v1/items/a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a cut address": b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "another port": b"GET http://a:99999999/api/v1/items/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "connect": b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a star": b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "no colon": b"GET /api/v1/items HTTP/1.1\r\nHost\r\n\r\n",
     "a space before the colon": b"GET /api/v1/items HTTP/1.1\r\nHost : a\r\n\r\n",
     "a NUL in a header": b"GET /api/v1/items HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
-    "a length that is no number": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
-    "a negative length": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
-    "a length with a sign": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n{}",
-    "a length with an underscore": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\n{}",
-    "a huge length": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
-    "an empty length": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n{}",
-    "two lengths": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "a length and chunks": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+    "a length that is no number": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+    "a negative length": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    "a length with a sign": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: +2\r\n\r\n{}",
+    "a length with an underscore": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1_0\r\n\r\n{}",
+    "a huge length": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "an empty length": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length:\r\n\r\n{}",
+    "two lengths": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a length and chunks": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-    "another transfer encoding": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, x\r\n\r\n{}",
-    "a chunk of no size": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}",
-    "a huge chunk": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "another transfer encoding": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, x\r\n\r\n{}",
+    "a chunk of no size": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}",
+    "a huge chunk": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     + b"f" * 40
     + b"\r\n",
 }
@@ -786,10 +786,10 @@ def test_what_is_no_http_is_refused(server: Server, data: bytes) -> None:
 
 
 UNFINISHED = {
-    "half a request": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Le",
-    "half a body": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    "half a request": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Le",
+    "half a body": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b'Content-Length: 1000\r\n\r\n{"name": "x"',
-    "half a chunk": b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    "half a chunk": b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Transfer-Encoding: chunked\r\n\r\nff\r\n{",
 }
 
@@ -882,7 +882,7 @@ def assert_no_transaction_is_left(server: Server) -> None:
 def test_a_client_that_leaves_before_the_answer_leaves_nothing_half_done(server: Server, name: str) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(
-            f"POST /api/v1/probes/pair?name={name} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+            f"POST /api/v1/probes/pair?name={name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
         )
         server.arrived(name)
     server.open(name)
@@ -893,7 +893,7 @@ def test_a_client_that_leaves_before_the_answer_leaves_nothing_half_done(server:
 @pytest.mark.parametrize("length", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
 def test_a_client_that_leaves_within_its_body_writes_nothing(server: Server, name: str, length: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        start = f"POST /api/v1/probes/body?name={name} HTTP/1.1\r\nHost: a\r\n".encode()
+        start = f"POST /api/v1/probes/body?name={name} HTTP/1.1\r\nHost: localhost\r\n".encode()
         connection.sendall(start + length + b"\r\n\r\n1\r\nx\r\n")
         server.arrived(name)
         assert server.names(name) == set()
@@ -908,7 +908,7 @@ def test_many_clients_that_leave_cost_no_connection(server: Server, name: str) -
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             body = json.dumps({"name": f"{name} {number}", "price": 1}).encode()
             connection.sendall(
-                f"POST {ITEMS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                f"POST {ITEMS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n".encode()
                 + body
             )
@@ -1110,9 +1110,9 @@ WEBSOCKET = (
     [
         b"",
         b"GET /health/live HTTP/1.1\r\nHo",
-        b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n",
-        b'POST /api/v1/items HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"',
-        b"POST /api/v1/items HTTP/1.1\r\nHost: a\r\n" + WEBSOCKET + b"Content-Length: 2\r\n\r\n{}",
+        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b'POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"',
+        b"POST /api/v1/items HTTP/1.1\r\nHost: localhost\r\n" + WEBSOCKET + b"Content-Length: 2\r\n\r\n{}",
     ],
     ids=["nothing", "half a head", "a whole request", "half a body", "a websocket that is none"],
 )

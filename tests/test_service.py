@@ -336,6 +336,17 @@ def test_a_deployed_service_has_no_development_database(bake: Bake, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
+def test_the_oldest_versions_that_it_allows_will_do(bake: Bake) -> None:
+    service = Service(bake())
+    oldest = ["uv", "sync", "--resolution", "lowest-direct", "--quiet"]
+    subprocess.run(oldest, cwd=service.path, env=service.env, check=True)
+    for command in (["pytest"], ["alembic", "upgrade", "head"], ["alembic", "check"]):
+        subprocess.run(["uv", "run", "--no-sync", *command], cwd=service.path, env=service.env, check=True)
+    subprocess.run(
+        ["uv", "run", "--no-sync", "python", "-m", "devdb", "stop"], cwd=service.path, env=service.env, check=True
+    )
+
+
 def test_any_character_may_stand_in_a_password(service: Service) -> None:
     user, password = "o'hara", "p@ss/w%rd#1:x?[]{} &="
     service.sql(f"CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'")
