@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application import create_app
-from app.db import engine as module
-from app.db.engine import DatabaseUnavailable, create_pool
+from app.db import pool as module
+from app.db.engine import DatabaseUnavailable
+from app.db.pool import create_pool
 from app.db.session import ReadSessionDep
 from app.settings import Settings
 from tests.service.conftest import TIME_LIMIT
@@ -128,7 +129,7 @@ async def test_only_a_connection_that_has_idled_is_tried(
     monkeypatch.setattr(module, "_is_alive", count)
     await ask(pool, "SELECT 1")
     now = time.monotonic
-    monkeypatch.setattr("app.db.engine.time.monotonic", lambda: now() + idle)
+    monkeypatch.setattr("app.db.pool.time.monotonic", lambda: now() + idle)
     await ask(pool, "SELECT 1")
     assert len(counted) == pings
 

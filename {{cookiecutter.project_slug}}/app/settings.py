@@ -231,9 +231,6 @@ def env_example() -> str:
 
 def main() -> None:
     """Print every setting, where it comes from and its value, secrets masked, and exit with what is wrong."""
-    if "--env-example" in sys.argv:
-        print(env_example(), end="")
-        return
     settings, problems = _parse(MigrationSettings)
     malformed = {problem.partition(":")[0] for problem in problems}
     for name in MigrationSettings.model_fields:
@@ -247,6 +244,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        print(env_example(), end="") if "--env-example" in sys.argv else main()
     except ConfigurationError as error:
         sys.exit(str(error))

@@ -43,6 +43,17 @@ def connect_arguments(url: str) -> dict[str, Any]:
     for name in ("user", "password", "dbname", "database"):
         if name in query:
             arguments["database" if name == "dbname" else name] = query.pop(name)
+    hosts = _hosts(hosts, query, arguments)
+    if "service" in query:
+        raise ValueError("service is not supported: say in the URL what it stands for")
+    if context := _tls(query):
+        arguments["ssl"] = context
+    options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
+    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
+
+
+def _hosts(hosts: str, query: dict[str, str], arguments: dict[str, Any]) -> str:
+    """Return what of `hosts` may stay in the DSN; put the rest, and what the query says of them, into `arguments`."""
     of_hosts = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]  # the ] ends an IPv6 address
     if "[" in hosts and "," in hosts and "host" not in query:
         query["host"] = re.sub(r"[\[\]]|:\d*(?=,|$)", "", hosts)
@@ -55,13 +66,7 @@ def connect_arguments(url: str) -> dict[str, Any]:
         hosts = ""
     if any(ports):
         arguments["port"] = [int(port or 5432) for port in ports]
-
-    if "service" in query:
-        raise ValueError("service is not supported: say in the URL what it stands for")
-    if context := _tls(query):
-        arguments["ssl"] = context
-    options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
-    return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
+    return hosts
 
 
 def _time_limit(seconds: str) -> float | None:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from devdb import ROOT, start
-from devdb.server import Server, program
+from devdb.server import Server, environment, program
 
 COMMANDS = {
     "start": "start the server",
@@ -44,7 +44,7 @@ def main() -> int:
             print(start())
         case "psql":
             start()
-            with subprocess.Popen([program("psql"), *arguments], env=server.client_environment) as psql:
+            with subprocess.Popen([program("psql"), *arguments], env=client_environment(server)) as psql:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql: it cancels the query
                 return psql.wait()
         case "reset":
@@ -52,6 +52,18 @@ def main() -> int:
         case "throwaway":
             throwaway()
     return 0
+
+
+def client_environment(server: Server) -> dict[str, str]:
+    """Return the environment in which PostgreSQL's client programs find the running server."""
+    return environment() | {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": server.port,
+        "PGUSER": "postgres",
+        "PGPASSWORD": server.password.read_text(),
+        "PGDATABASE": "postgres",
+        "PGSSLMODE": "disable",
+    }
 
 
 def throwaway() -> None:

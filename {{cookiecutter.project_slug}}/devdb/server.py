@@ -50,18 +50,6 @@ class Server:
     def url(self) -> str:
         return f"postgresql://postgres:{self.password.read_text()}@127.0.0.1:{self.port}/postgres?sslmode=disable"
 
-    @property
-    def client_environment(self) -> dict[str, str]:
-        """The environment in which PostgreSQL's client programs find the running server."""
-        return environment() | {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": self.port,
-            "PGUSER": "postgres",
-            "PGPASSWORD": self.password.read_text(),
-            "PGDATABASE": "postgres",
-            "PGSSLMODE": "disable",
-        }
-
     def is_running(self) -> bool:
         """Return whether the pid is this server's: after a crash or a reboot, any program may have it."""
         lines = pid_file(self.data)

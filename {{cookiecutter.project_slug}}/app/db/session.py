@@ -10,8 +10,9 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from app.db.engine import FAILED_TRANSACTION, DatabaseUnavailable, create_pool
+from app.db.engine import DatabaseUnavailable
 from app.db.guards import UNFINISHED, NoLazyLoading, ReadOnly, ReadSession, WriteSession, refuse_to_write
+from app.db.pool import FAILED_TRANSACTION, create_pool
 from app.settings import Settings
 
 

@@ -86,16 +86,14 @@ class RequestMiddleware:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            if logger.isEnabledFor(logging.INFO):
-                extra = {
-                    "method": method,
-                    "route": route(scope),
-                    "status": status,
-                    "duration_ms": round((time.perf_counter() - start) * 1000, 2),
-                }
-                if trace := trace_id():
-                    extra["trace_id"] = trace
-                logger.info("request", extra=extra)
+            log(scope, method, status, time.perf_counter() - start)
+
+
+def log(scope: Scope, method: str, status: int, seconds: float) -> None:
+    extra = {"method": method, "route": route(scope), "status": status, "duration_ms": round(seconds * 1000, 2)}
+    if trace := trace_id():
+        extra["trace_id"] = trace
+    logger.info("request", extra=extra)
 
 
 def route(scope: Scope) -> str | None:
