@@ -108,7 +108,7 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
 GROUPS = [
     ["callers", "comparison"],
     ["autogenerate", "migrations"],
-    ["engine", "errors", "health", "session", "telemetry", "url"],
+    ["engine", "errors", "health", "items", "session", "telemetry", "url"],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
 
