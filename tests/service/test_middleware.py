@@ -1,6 +1,9 @@
 """Each request has an id, a line in the log, and a response with safe headers; and asks for a host of the service's."""
 
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from httpx2 import ASGITransport, AsyncClient
 
 from app.application import create_app
+from app.project import ROOT
 from app.settings import Settings
 
 
@@ -202,6 +206,14 @@ async def test_the_documentation_is_off_in_production_unless_asked_for(
     async with client(create(settings, **changes)) as http:
         for path in ("/docs", "/redoc", "/openapi.json"):
             assert (await http.get(path)).status_code == status
+
+
+@pytest.mark.parametrize("docs", [True, False])
+def test_what_makes_the_documentation_is_imported_only_for_it(docs: bool) -> None:
+    code = "import sys; from app.main import app; print('fastapi_offline' in sys.modules)"
+    env = os.environ | {"DATABASE_URL": "postgresql://127.0.0.1:1/none", "DOCS": str(docs)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(docs)
 
 
 async def test_the_documentation_needs_no_other_host(settings: Settings) -> None:

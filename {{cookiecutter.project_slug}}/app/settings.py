@@ -209,9 +209,8 @@ def _env_file() -> Path | None:
 def _given(name: str) -> dict[str, str | None]:
     """Return what the variable `name` is, by the place that says so."""
     file = _env_file()
-    places: dict[str, Mapping[str, str | None]] = {"environment": os.environ}
-    if file:
-        places[str(file)] = dotenv_values(file, encoding="utf-8-sig")
+    in_file = dotenv_values(file, encoding="utf-8-sig") if file else {}
+    places: dict[str, Mapping[str, str | None]] = {"environment": os.environ, str(file): in_file}
     return {place: value for place, found in places.items() for n, value in found.items() if n.lower() == name}
 
 
