@@ -272,7 +272,8 @@ def complaint_about(status: int, headers: Any, body: bytes) -> str | None:
     problem = json.loads(body)
     if problem["status"] != status or problem["request_id"] != headers.get("x-request-id"):
         return f"not its own status and id: {said}"
-    if status == 503 and not headers.get("retry-after", "").isdigit():
+    is_unknown = problem.get("detail", "").startswith("the database did not say whether it is stored")
+    if status == 503 and headers.get("retry-after", "").isdigit() == is_unknown:
         return f"no Retry-After: {said}"
     return None
 

@@ -94,13 +94,15 @@ class WriteSession(AsyncSession):
 
     async def end(self) -> None:
         """Close the session for good."""
-        await self.cancel_others()
-        if self.in_transaction():
-            await self.close()
-        else:
-            self.sync_session.close()  # which has nothing to await
-        self.pass_turn()
-        self._proxied = self.sync_session = self.turns = cast(Any, Ended())
+        try:
+            await self.cancel_others()
+            if self.in_transaction():
+                await self.close()
+            else:
+                self.sync_session.close()  # which has nothing to await
+        finally:
+            self.pass_turn()
+            self._proxied = self.sync_session = self.turns = cast(Any, Ended())
 
 
 class ReadSession(WriteSession):

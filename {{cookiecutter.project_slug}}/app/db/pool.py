@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -145,16 +145,16 @@ def note_what_outlasts(connection: Connection, _: Any, statement: str, *__: Any)
 
 
 def take_back(connection: Any, record: ConnectionPoolEntry) -> None:
-    if connection is None:  # it is lost
-        return
+    if connection is None or connection.driver_connection.is_closed():
+        return  # whoever asks for it next has another
     record.info["idle_since"] = time.monotonic()
     record.info["is_committing"] = False
     # Whoever had it may have left a statement that still runs, or a transaction that SQLAlchemy does not know of.
     if connection._execute_mutex.locked() or connection.driver_connection.is_in_transaction():
         logger.error(IN_USE)
         record.invalidate()
-    elif record.info.pop("is_altered", False):
-        connection.run_async(lambda driver: driver.execute(f"{driver.get_reset_query()}; DISCARD TEMP"))
+    elif record.info.pop("is_altered", False) and not _succeeds(connection, reset):
+        record.invalidate()
 
 
 def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
@@ -170,8 +170,17 @@ def outlasts_its_request(statement: str) -> bool:
 
 
 def _is_alive(connection: Any) -> bool:
+    return _succeeds(connection, lambda driver: driver.execute("SELECT 1", timeout=PING))
+
+
+async def reset(driver: Any) -> None:
+    """Undo what statements have changed of the session on the server."""
+    await driver.execute(f"{driver.get_reset_query()}; DISCARD TEMP", timeout=PING)
+
+
+def _succeeds(connection: Any, call: Callable[[Any], Awaitable[Any]]) -> bool:
     try:
-        connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=PING))
+        connection.run_async(call)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # TimeoutError is an OSError
         return False
     return True

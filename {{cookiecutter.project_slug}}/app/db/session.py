@@ -55,8 +55,12 @@ class Sessions:
                 await self.writer.commit()
 
     async def end(self) -> None:
-        for session in filter(None, (self.reader, self.writer)):
-            await session.end()
+        try:
+            if self.reader:
+                await self.reader.end()
+        finally:
+            if self.writer:
+                await self.writer.end()
 
 
 class Turns(asyncio.Semaphore):
