@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from secrets import token_hex
 from typing import Annotated, Any
 
 import pytest
@@ -65,6 +66,7 @@ async def assert_whole(app: FastAPI) -> None:
                     assert found == read_only
                     assert not await session.scalar(text("SELECT current_setting('app.tenant', true)"))
                     assert await session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+                    assert await session.scalar(text("SELECT current_user = session_user"))
                     await barrier.wait()
 
             for _ in range(SIZE):
@@ -248,6 +250,24 @@ async def test_a_transaction_that_was_rolled_back_is_no_success(app: FastAPI, cl
     assert await words(app) == ["first", "free", "taken"]
 
 
+@pytest.mark.parametrize("end", ["close", "reset", "invalidate", "block", "ROLLBACK", "COMMIT"])
+async def test_a_transaction_that_was_ended_by_hand_is_no_success(app: FastAPI, client: AsyncClient, end: str) -> None:
+    @app.post("/words")
+    async def add_word(session: SessionDep) -> None:
+        session.add(Word(word="lost"))
+        await session.flush()
+        if end == "block":
+            async with session:
+                pass
+        elif end.isupper():
+            await session.execute(text(end))
+        else:
+            await getattr(session, end)()
+
+    assert (await client.post("/words")).status_code == 500
+    assert await words(app) == (["lost"] if end == "COMMIT" else [])
+
+
 async def test_a_savepoint_that_was_rolled_back_is_a_success(app: FastAPI, client: AsyncClient) -> None:
     @app.post("/words")
     async def add_word(session: SessionDep) -> None:
@@ -384,8 +404,66 @@ async def test_sessions_taken_in_any_order_do_not_wait_for_each_other(app: FastA
         await use(read)
         await use(session)
 
-    answers = await asyncio.gather(*(client.get(path) for path in ["/write-read", "/read-write"] * 20))
+    @app.get("/read-add")
+    async def read_add(session: SessionDep, read: ReadSessionDep) -> None:
+        await use(read)
+        session.add(Word(word=token_hex(4)))
+
+    @app.get("/read-begin")
+    async def read_begin(session: SessionDep, read: ReadSessionDep) -> None:
+        await use(read)
+        async with session.begin_nested():
+            session.add(Word(word=token_hex(4)))
+
+    paths = ["/write-read", "/read-write", "/read-add", "/read-begin"]
+    answers = await asyncio.gather(*(client.get(path) for path in paths * 10))
     assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_two_tasks_may_each_have_a_session_of_the_request(app: FastAPI, client: AsyncClient) -> None:
+    @app.get("/both")
+    async def both(session: SessionDep, read: ReadSessionDep) -> None:
+        for _ in range(3):
+            await asyncio.gather(read.execute(text("SELECT pg_sleep(0.02)")), session.execute(ONE))
+
+    answers = await asyncio.gather(*(client.get("/both") for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_who_has_committed_keeps_nobody_waiting(app: FastAPI, client: AsyncClient) -> None:
+    done, go_on = asyncio.Barrier(SIZE + 1), asyncio.Event()
+
+    async def work() -> None:
+        async with app.state.database.session() as session:
+            await session.execute(ONE)
+            await session.commit()
+            await done.wait()
+            await go_on.wait()
+            await session.execute(ONE)
+
+    @app.get("/words")
+    async def read_words(session: SessionDep) -> None:
+        await session.execute(ONE)
+
+    workers = [asyncio.create_task(work()) for _ in range(SIZE)]
+    await done.wait()
+    assert (await client.get("/words")).status_code == 200
+    go_on.set()
+    await asyncio.gather(*workers)
+
+
+def test_an_application_may_live_twice(empty_database_url: str) -> None:
+    app = create_app(Settings(database_url=empty_database_url).model_copy(update={"database_pool_size": 1}))
+
+    async def live() -> list[Any]:
+        async def ask() -> Any:
+            async with app.state.database.read_session() as session:
+                return await session.scalar(ONE)
+
+        async with app.router.lifespan_context(app):
+            return await asyncio.gather(*(ask() for _ in range(4)))
+
+    assert [asyncio.run(live()) for _ in range(2)] == [[1] * 4] * 2
 
 
 @pytest.mark.parametrize(
@@ -398,6 +476,8 @@ async def test_sessions_taken_in_any_order_do_not_wait_for_each_other(app: FastA
         "SELECT pg_advisory_lock(1)",
         "SELECT pg_try_advisory_lock_shared(1)",
         "SET default_transaction_read_only = off",
+        "SET ROLE pg_monitor",
+        "DO $$ BEGIN SET app.tenant = 'mine'; END $$",
     ],
 )
 @either

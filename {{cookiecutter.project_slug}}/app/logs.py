@@ -67,14 +67,15 @@ def hide_values(error: BaseException | None, seen: set[int]) -> None:
     is_quoting = False
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
-        is_quoting = is_quoting or sqlstate.startswith(QUOTING)  # as what it came from does
+        sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
+        is_quoting = is_quoting or str(sqlstate).startswith(QUOTING)  # as what it came from does
         if is_quoting:
             error.args = ("it may quote a value, and is hidden",)
         if isinstance(error, PostgresError):
             error.detail = None
-        for each in getattr(error, "exceptions", ()):
-            hide_values(each, seen)
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                hide_values(each, seen)
         error = error.__cause__ or error.__context__
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy.util.concurrency import await_only, in_greenlet
 
 if TYPE_CHECKING:
     from app.db.session import Sessions, Turns
@@ -22,10 +22,17 @@ ROLLED_BACK = (
     "the session was rolled back, so what it did is not stored: where you catch an error to go on without a statement, "
     f"execute the statement in `async with session.begin_nested()`; to begin anew, take another session, {ANEW}"
 )
+PATIENCE = 5  # seconds, for a task that is cancelled
 
 
 class NoLazyLoading(Session):
     """A session that says what was not loaded, where SQLAlchemy would raise MissingGreenlet."""
+
+    def get_bind(self, *arguments: Any, **options: Any) -> Any:
+        """Wait for the turn of whoever wants a connection, be it by a flush."""
+        if (owner := self.info.get("owner")) and not owner.has_turn and in_greenlet():
+            await_only(owner.take_turn())
+        return super().get_bind(*arguments, **options)
 
 
 @event.listens_for(NoLazyLoading, "do_orm_execute")
@@ -62,22 +69,38 @@ class WriteSession(AsyncSession):
     def __init__(self, sessions: "Sessions", turns: "Turns", **options: Any) -> None:
         super().__init__(**options)
         self.sessions, self.turns = sessions, turns
-
-    async def prepare(self) -> None:
-        """Refuse what would not be committed, and wait for no connection while holding one to read."""
-        self.refuse_what_is_lost()
-        if not self.has_turn and self.sessions.reader:
-            await self.sessions.reader.let_go()
-        await self.take_turn()
+        self.sync_session.info["owner"] = self
 
     def refuse_what_is_lost(self) -> None:
         if "rolled_back" in self.sync_session.info:
             raise InvalidRequestError(ROLLED_BACK)
 
+    def note_what_is_lost(self) -> None:
+        if self.in_transaction():
+            self.sync_session.info["rolled_back"] = True
+
+    async def commit(self) -> None:
+        await super().commit()
+        self.pass_turn()
+
+    async def close(self) -> None:
+        self.note_what_is_lost()
+        await super().close()
+
+    async def reset(self) -> None:
+        self.note_what_is_lost()
+        await super().reset()
+
+    async def invalidate(self) -> None:
+        self.note_what_is_lost()
+        await super().invalidate()
+
     async def take_turn(self) -> None:
-        if not self.has_turn:
-            await self.turns.take()
-            self.has_turn = True
+        """Wait for a connection, but not while the same request holds one to read."""
+        if self.sessions.reader:
+            await self.sessions.reader.let_go()
+        await self.turns.take()
+        self.has_turn = True
 
     def pass_turn(self) -> None:
         if self.has_turn:
@@ -89,7 +112,7 @@ class WriteSession(AsyncSession):
         if self.task is None:
             return False
         self.task.cancel()
-        await asyncio.wait({self.task})
+        await asyncio.wait({self.task}, timeout=PATIENCE)
         return True
 
     async def end(self) -> None:
@@ -110,14 +133,17 @@ class ReadSession(WriteSession):
 
     is_streaming = False
 
-    async def prepare(self) -> None:
-        await self.take_turn()
+    def refuse_what_is_lost(self) -> None:
+        """Nothing is: it only reads."""
+
+    async def take_turn(self) -> None:
+        await self.turns.take()
+        self.has_turn = True
 
     async def let_go(self) -> None:
         """Return the connection to the pool; the next statement has another."""
-        if not self.is_streaming:
+        if not self.is_streaming and self.task is None:
             await self.commit()
-            self.pass_turn()
 
     async def stream(self, *arguments: Any, **options: Any) -> Any:
         """Stream from a transaction: without one, PostgreSQL has no cursor."""
@@ -147,7 +173,7 @@ def by_one_task(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
             return await method(session, *arguments, **options)
         session.task = task
         try:
-            await session.prepare()
+            session.refuse_what_is_lost()
             return await method(session, *arguments, **options)
         finally:
             session.task = None
@@ -155,6 +181,9 @@ def by_one_task(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
     return call
 
 
-METHODS = "connection delete execute flush get get_one merge refresh run_sync scalar scalars stream stream_scalars"
+METHODS = (
+    "connection delete delete_all execute flush get get_one merge merge_all refresh run_sync "
+    "scalar scalars stream stream_scalars"
+)
 for _class, _name in [*((WriteSession, name) for name in METHODS.split()), (ReadSession, "stream")]:
     setattr(_class, _name, by_one_task(getattr(_class, _name)))

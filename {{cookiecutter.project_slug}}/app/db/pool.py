@@ -22,10 +22,11 @@ FAILED_TRANSACTION = (
     "where you catch such an error, execute the statement in `async with session.begin_nested()`"
 )
 OUTLASTING = re.compile(
-    r"^(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SET(?!\s+(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|LISTEN|DECLARE|PREPARE)\b"
-    r"|\bset_config\s*\(|advisory_lock|\bTEMP(?:ORARY)?\b",
+    r"^(?:\s|--[^\n]*\n|/\*(?:(?!\*/).)*\*/)*(?:SET(?!\s+(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|LISTEN|DECLARE|DO)\b"
+    r"|\bset_config\s*\((?![^()]*,\s*true\s*\))|advisory_lock|\bpg_temp\b|\b(?:CREATE(?:\s+\w+)?|INTO)\s+TEMP(?:ORARY)?\b",
     re.IGNORECASE | re.DOTALL,
 )
+ENDED_BY_HAND = "a statement has ended the transaction: leave COMMIT and ROLLBACK to the session"
 IN_USE = "a connection was given back in use, and is closed: a statement or a transaction on it was not awaited"
 FRESH = 1.0  # seconds in which a connection is taken for alive, as HikariCP does
 IN_FAILED_TRANSACTION = "25P02"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -71,7 +72,9 @@ def create_pool(settings: Settings, *, read_only: bool = False) -> AsyncEngine:
         "connect": listen,
         "handle_error": partial(tell_what_passes, read_only),
         "commit": commit_no_failed_transaction,
+        "rollback": commit_no_more,
         "before_cursor_execute": note_what_outlasts,
+        "reset": undo,
         "checkin": take_back,
         "checkout": try_what_has_idled,
     }
@@ -124,7 +127,7 @@ def tell_what_passes(read_only: bool, context: ExceptionContext) -> None:
         return
     is_commit = context.statement is None and info.get("is_committing", False)
     # The pool gives up all connections of before, but for a statement that is slow.
-    context.is_disconnect = is_commit or not isinstance(error, TimeoutError)
+    context.is_disconnect = context.statement is None or not isinstance(error, TimeoutError)
     raise (OutcomeUnknown if is_commit else DatabaseUnavailable)(reason) from error
 
 
@@ -136,7 +139,16 @@ def commit_no_failed_transaction(connection: Connection) -> None:
         except BaseException:
             connection.invalidate()  # or the pool would hand it on, in its failed transaction
             raise
+    adapter: Any = connection.connection.dbapi_connection
+    driver = adapter.driver_connection
+    if adapter._transaction and not driver.is_closed() and not driver.is_in_transaction():
+        connection.invalidate()
+        raise InvalidRequestError(ENDED_BY_HAND)
     connection.info["is_committing"] = True
+
+
+def commit_no_more(connection: Connection) -> None:
+    connection.info["is_committing"] = False
 
 
 def note_what_outlasts(connection: Connection, _: Any, statement: str, *__: Any) -> None:
@@ -153,8 +165,13 @@ def take_back(connection: Any, record: ConnectionPoolEntry) -> None:
     if connection._execute_mutex.locked() or connection.driver_connection.is_in_transaction():
         logger.error(IN_USE)
         record.invalidate()
-    elif record.info.pop("is_altered", False) and not _succeeds(connection, reset):
-        record.invalidate()
+
+
+def undo(connection: Any, record: ConnectionPoolEntry | None, state: Any) -> None:
+    # Here, and not at check-in: SQLAlchemy takes a connection back whose reset is cancelled, or fails.
+    driver = connection.driver_connection
+    if record and record.info.pop("is_altered", False) and not driver.is_closed() and not driver.is_in_transaction():
+        connection.run_async(reset)
 
 
 def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
@@ -163,7 +180,7 @@ def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:
         raise InvalidatePoolError
 
 
-@lru_cache(1000)
+@lru_cache(200)
 def outlasts_its_request(statement: str) -> bool:
     """Say whether a statement may change the session on the server: a setting, a lock, a temporary table."""
     return bool(OUTLASTING.search(statement))
@@ -175,7 +192,8 @@ def _is_alive(connection: Any) -> bool:
 
 async def reset(driver: Any) -> None:
     """Undo what statements have changed of the session on the server."""
-    await driver.execute(f"{driver.get_reset_query()}; DISCARD TEMP", timeout=PING)
+    roles = "RESET SESSION AUTHORIZATION; RESET ROLE"  # which RESET ALL leaves
+    await driver.execute(f"{roles}; {driver.get_reset_query()}; DISCARD TEMP", timeout=PING)
 
 
 def _succeeds(connection: Any, call: Callable[[Any], Awaitable[Any]]) -> bool:

@@ -1,12 +1,13 @@
 """Sessions: one transaction for each request, or none to read; and the same for whatever is no request."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
@@ -14,6 +15,9 @@ from app.db.engine import DatabaseUnavailable
 from app.db.guards import UNFINISHED, NoLazyLoading, ReadOnly, ReadSession, WriteSession, refuse_to_write
 from app.db.pool import FAILED_TRANSACTION, create_pool
 from app.settings import Settings
+from app.text import one_line
+
+logger = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -98,6 +102,7 @@ class Database:
     probe: asyncio.Task[str | None] | None = None  # of app.web.health, on the engines `probes`
 
     def __init__(self, settings: Settings, **options: Any) -> None:
+        self.settings = settings
         self.engine, self.read_engine = create_pool(settings), create_pool(settings, read_only=True)
         options = {"expire_on_commit": False, "close_resets_only": False} | options
         self.write_options = {
@@ -121,6 +126,8 @@ class Database:
             self.probe.cancel()
             await asyncio.wait({self.probe})
         await asyncio.gather(*(engine.dispose() for engine in (self.engine, self.read_engine, *self.probes)))
+        # The next lifespan may have another event loop.
+        self.write_options["turns"], self.read_options["turns"] = Turns(self.settings), Turns(self.settings)
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[Sessions]:
@@ -130,7 +137,10 @@ class Database:
             yield sessions
             await sessions.commit()
         except BaseException:
-            await asyncio.shield(asyncio.create_task(sessions.end()))  # whoever cancels may do so again
+            try:
+                await asyncio.shield(asyncio.create_task(sessions.end()))  # whoever cancels may do so again
+            except (DatabaseUnavailable, SQLAlchemyError) as error:
+                logger.warning("what failed could not be rolled back: %s", one_line(error))
             raise
         await sessions.end()
 
