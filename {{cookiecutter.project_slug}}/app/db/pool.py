@@ -148,7 +148,8 @@ def commit_no_failed_transaction(connection: Connection) -> None:
 
 
 def commit_no_more(connection: Connection) -> None:
-    connection.info["is_committing"] = False
+    if not connection.invalidated:
+        connection.info["is_committing"] = False
 
 
 def note_what_outlasts(connection: Connection, _: Any, statement: str, *__: Any) -> None:
