@@ -134,6 +134,17 @@ async def test_an_index_is_built_concurrently_behind_a_long_transaction(project:
     assert await project.sql("SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_things'::regclass") == [True]
 
 
+def test_an_error_is_placed_in_any_folder_of_revisions(project: Project) -> None:
+    pyproject = project.path / "pyproject.toml"
+    folders = 'version_locations = ["%(here)s/migrations/versions", "%(here)s/migrations/more"]\n[[tool.alembic'
+    pyproject.write_text(pyproject.read_text(encoding="utf-8").replace("[[tool.alembic", folders, 1), encoding="utf-8")
+    project.revision(TABLE)
+    revision = project.revision('op.execute("SELECT 1/0")')
+    (project.path / "migrations/more").mkdir()
+    revision.rename(project.path / "migrations/more" / revision.name)
+    assert "r1.py:9: division by zero" in project.refusal("upgrade", "head")
+
+
 async def test_each_migration_is_a_transaction_of_its_own(project: Project) -> None:
     project.revision("op.execute(\"CREATE TYPE mood AS ENUM ('sad')\")")
     project.revision("op.execute(\"ALTER TYPE mood ADD VALUE 'happy'\")")

@@ -492,6 +492,16 @@ async def test_what_a_request_sets_is_gone_after_it(
         assert (await client.post("/set")).status_code == 200
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+async def test_what_a_connection_of_one_s_own_sets_is_gone_after_it(app: FastAPI, end: str) -> None:
+    for engine in (app.state.database.engine, app.state.database.read_engine):
+        for _ in range(2 * SIZE):
+            connection = await engine.connect()
+            await connection.execute(text("SELECT set_config('app.tenant', 'mine', false), pg_advisory_lock(1)"))
+            await getattr(connection, end)()
+            await connection.close()
+
+
 async def test_a_read_session_streams(app: FastAPI, client: AsyncClient) -> None:
     @app.get("/numbers")
     async def add_up(session: ReadSessionDep) -> int:

@@ -54,9 +54,9 @@ def _about_revisions(error: CommandError) -> str | None:
 
 def _place(error: BaseException) -> str | None:
     """Return the file and line of the revision that raised `error`."""
-    versions = Path(context.script.versions)
+    revisions = {Path(script.path).resolve() for script in context.script.walk_revisions()}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if versions.resolve() in Path(frame.filename).resolve().parents:
+        if Path(frame.filename).resolve() in revisions:
             return f"{Path(frame.filename).name}:{frame.lineno}"
     return None
 

@@ -96,9 +96,9 @@ class WriteSession(AsyncSession):
         await super().invalidate()
 
     async def take_turn(self) -> None:
-        """Wait for a connection, but not while the same request holds one to read."""
-        if self.sessions.reader:
-            await self.sessions.reader.let_go()
+        """Wait for a connection; to write, not while the same request holds one to read."""
+        if (reader := self.sessions.reader) and reader is not self:
+            await reader.let_go()
         await self.turns.take()
         self.has_turn = True
 
@@ -135,10 +135,6 @@ class ReadSession(WriteSession):
 
     def refuse_what_is_lost(self) -> None:
         """Nothing is: it only reads."""
-
-    async def take_turn(self) -> None:
-        await self.turns.take()
-        self.has_turn = True
 
     async def let_go(self) -> None:
         """Return the connection to the pool; the next statement has another."""

@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from app.db.engine import NO_ANSWER, DatabaseUnavailable, OutcomeUnknown, create_engine
 from app.settings import Settings
@@ -166,13 +166,17 @@ def take_back(connection: Any, record: ConnectionPoolEntry) -> None:
     if connection._execute_mutex.locked() or connection.driver_connection.is_in_transaction():
         logger.error(IN_USE)
         record.invalidate()
+    elif record.info.get("is_altered"):
+        record.invalidate()
 
 
-def undo(connection: Any, record: ConnectionPoolEntry | None, state: Any) -> None:
-    # Here, and not at check-in: SQLAlchemy takes a connection back whose reset is cancelled, or fails.
+def undo(connection: Any, record: ConnectionPoolEntry | None, state: PoolResetState) -> None:
+    """Undo what statements have changed; what cannot be undone here is not taken back."""
+    # Not at check-in: a connection would be lost to the pool whose reset is cancelled there.
     driver = connection.driver_connection
-    if record and record.info.pop("is_altered", False) and not driver.is_closed() and not driver.is_in_transaction():
-        connection.run_async(reset)
+    is_idle = state.asyncio_safe and not driver.is_closed() and not driver.is_in_transaction()
+    if record and is_idle and record.info.get("is_altered") and _succeeds(connection, reset):
+        del record.info["is_altered"]
 
 
 def try_what_has_idled(connection: Any, record: Any, proxy: Any) -> None:

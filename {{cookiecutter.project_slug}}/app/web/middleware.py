@@ -106,7 +106,7 @@ def route(scope: Scope) -> str | None:
 class GateMiddleware:
     """Refuses what is not for the service: a request of another host, and a body that announces to be too long.
 
-    FastAPI counts the bytes that come, and would answer the latter in plain text.
+    Starlette counts the bytes that come, and would answer the latter in plain text.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
