@@ -2,7 +2,8 @@
 
 Run it by `uv run python benchmarks/requests.py`, on Linux; it takes some minutes. The servers take turns, so that all meet
 the same noise; a cost is the median of the rounds, and a ratio is the median of the ratios within a round.
-`--soak MINUTES` instead keeps the service under load, and prints its memory and its connections every 30 s.
+`--soak MINUTES` instead keeps the service under load, with routes among it that use their session late, at once or
+unfinished, and prints its memory and its connections every 30 s.
 """
 
 import argparse
@@ -178,6 +179,43 @@ for old, new in {
 }.items():
     SYNC = SYNC.replace(old, new)
 
+MISUSE = """
+import asyncio
+from fastapi import BackgroundTasks
+from fastapi.responses import StreamingResponse
+from sqlalchemy import text
+from app.db.session import ReadSessionDep, SessionDep
+from app.main import app
+
+SLOW = text("SELECT pg_sleep(0.2)")
+tasks = set()
+
+@app.get("/late")
+async def late(session: ReadSessionDep):
+    async def rows():
+        yield str(await session.scalar(SLOW))
+    return StreamingResponse(rows())
+
+@app.get("/background")
+async def background(session: SessionDep, tasks: BackgroundTasks):
+    tasks.add_task(session.execute, SLOW)
+
+@app.get("/shared")
+async def shared(session: SessionDep):
+    await asyncio.gather(session.execute(SLOW), session.execute(SLOW))
+
+@app.get("/unfinished")
+async def unfinished(session: SessionDep):
+    tasks.add(task := asyncio.create_task(session.execute(SLOW)))
+    task.add_done_callback(tasks.discard)
+    await asyncio.sleep(0.01)
+
+@app.get("/changed")
+async def changed(session: ReadSessionDep):
+    await session.execute(text("SELECT set_config('app.tenant', 'x', false)"))
+"""
+MISUSES = ["/late", "/background", "/shared", "/unfinished", "/changed"]
+
 CANDIDATES = {  # by the module that holds each: its name in the table
     "app.main": ("the service, with all that production has", ""),
     "bare": ("the service without RequestMiddleware: no log lines, ids, headers", BARE),
@@ -246,6 +284,15 @@ class Server:
         await asyncio.gather(*(client() for _ in range(QUEUE)))
         return found
 
+    def misuse(self, path: str) -> int:
+        """Ask for `path` ten times, whatever is answered, and return how often that was."""
+        for _ in range(10):
+            with socket.create_connection(self.address, timeout=30) as client:
+                client.sendall(get_request(path).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                while client.recv(1 << 16):
+                    pass
+        return 10
+
     def cpu(self) -> float:
         """Return the microseconds that the process has had of the CPUs."""
         return time.clock_gettime(~self.process.pid << 3 | 2) * 1e6  # clock_getcpuclockid(3), which Python lacks
@@ -305,6 +352,7 @@ class Bench:
         for module, (_, code) in CANDIDATES.items():
             if code:
                 (candidates / f"{module}.py").write_text(code)
+        (candidates / "misuse.py").write_text(MISUSE)
         self.env = os.environ | {
             "ENV_FILE": "",
             "ENVIRONMENT": "production",
@@ -328,7 +376,7 @@ class Bench:
     def serve(self, module: str) -> Iterator[Server]:
         """Run one worker with the options of production."""
         options = (
-            OPTIONS if module in ("app.main", "bare") else [*OPTIONS, "--no-access-log"]
+            OPTIONS if module in ("app.main", "bare", "misuse") else [*OPTIONS, "--no-access-log"]
         )  # the service has its own
         server = Server([self.python, "-m", "uvicorn", f"{module}:app", *options], self.service, self.env)
         try:
@@ -393,17 +441,20 @@ class Bench:
         print(f"{few:8}  connections to PostgreSQL with {CLIENTS} clients; {many} with {CROWD}")
 
     def soak(self, minutes: float) -> None:
-        """Print every 30 s what a worker under load holds."""
-        with self.serve("app.main") as server:
+        """Print every 30 s what a worker under load and misuse holds."""
+        with self.serve("misuse") as server:
             end = time.monotonic() + 60 * minutes
-            print("   requests  MB of memory  connections")
-            requests = 0
+            print("   requests  misuses  MB of memory  connections")
+            requests = misuses = 0
             while time.monotonic() < end:
                 until, most = time.monotonic() + 30, 0
                 while time.monotonic() < until:
-                    most = max(most, self.load(server, 1000, CROWD))
+                    with ThreadPoolExecutor(len(MISUSES)) as executor:
+                        found = [executor.submit(server.misuse, path) for path in MISUSES]
+                        most = max(most, self.load(server, 1000, CROWD))
+                    misuses += sum(misuse.result() for misuse in found)
                     requests += 1000
-                print(f"{requests:>11,}{server.memory():>14.1f}{most:>13}", flush=True)
+                print(f"{requests:>11,}{misuses:>9,}{server.memory():>14.1f}{most:>13}", flush=True)
 
 
 def seconds(action: Callable[[], object]) -> float:
