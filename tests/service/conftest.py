@@ -141,6 +141,8 @@ def project(tmp_path: Path, empty_database_url: str) -> Project:
         "app/__init__.py",
         "app/logs.py",
         "app/registry.py",
+        "app/environment.py",
+        "app/overview.py",
         "app/settings.py",
         "app/fields.py",
         "app/project.py",

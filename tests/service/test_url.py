@@ -1,5 +1,6 @@
 """A database URL means what it means to libpq, or is refused by name."""
 
+import socket
 import ssl
 import traceback
 from pathlib import Path
@@ -61,7 +62,7 @@ async def test_a_parameter_does_what_it_says(
         ("postgresql:///?host=a,b&port=,2", {"host": ["a", "b"], "port": [5432, 2]}),
         ("postgresql://a,b:2/?host=c,d", {"host": ["c", "d"], "port": [5432, 2]}),
         ("postgresql://[::1],[::2]:3/db", {"host": ["::1", "::2"], "port": [5432, 3], "dsn": "postgresql:///db"}),
-        ("postgresql://u:p@a:1,[::2]/", {"host": ["a", "::2"], "port": [1, 5432], "dsn": "postgresql://u:p@/"}),
+        ("postgresql://u:p@a:1,[::2]/", {"host": ["a", "::2"], "port": [1, 5432], "dsn": "postgresql://u:p@"}),
         ("postgresql://[::1],b", {"host": ["::1", "b"], "dsn": "postgresql://"}),
         ("postgresql://[::1],[::2]:3/?host=c,d&port=", {"host": ["c", "d"], "port": [5432, 3]}),
         ("postgresql://h/db?ssl=true", {"dsn": "postgresql://h/db?sslmode=require"}),
@@ -75,12 +76,20 @@ async def test_a_parameter_does_what_it_says(
         ("postgresql://h/db", {"timeout": 10}),
         ("postgresql://h/db?connect_timeout=3", {"timeout": 3.0, "dsn": "postgresql://h/db"}),
         ("postgresql://h/db?connect_timeout=0", {"timeout": None}),
+        ("postgresql:///", {"dsn": "postgresql://"}),
+        ("postgresql:///?sslmode=require", {"dsn": "postgresql://?sslmode=require"}),
+        ("postgresql://h/db?gssencmode=prefer&sslsni=1&sslcompression=0", {"dsn": "postgresql://h/db"}),
+        ("postgresql://h/db?fallback_application_name=x", {"dsn": "postgresql://h/db?application_name=x"}),
+        ("postgresql://h/db?my.setting=x", {"dsn": "postgresql://h/db?my.setting=x"}),
+        ("postgresql://h/db", {"keepalives": {"SO_KEEPALIVE": 1}}),
+        ("postgresql://h/db?keepalives=0&keepalives_idle=3", {"keepalives": {}, "dsn": "postgresql://h/db"}),
+        ("postgresql://h/db?keepalives_idle=3", {"keepalives": {"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 3}}),
     ],
 )
 def test_what_asyncpg_is_told(url: str, expected: dict[str, Any]) -> None:
     arguments = connect_arguments(url)
     assert {name: arguments[name] for name in expected} == expected
-    assert set(arguments) <= {"dsn", "timeout", *expected}
+    assert set(arguments) <= {"dsn", "timeout", "keepalives", *expected}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,16 @@ def test_tls_is_never_weakened(parameters: str) -> None:
         ("postgresql://u:hunter2@h/db?port=x", "a port must be a number"),
         ("postgresql://u:hunter2@h:x/db", "a port must be a number"),
         ("postgresql://u:hunter2@a:1,b:65536/db", "a port must be a number up to 65535"),
-        ("postgresql://u:hunter2/@h/db", "in a password, %-encode"),
+        ("postgresql://u:hunter2/@h/db", "in a password"),
+        ("postgresql://app:hunter2%w@/1@db.example:5432/app", "in a password or a name, @ must be written %40, and / %2F"),
+        ("postgresql://app:hunter2@h/a/b", "in a password or a name, @ must be written"),
+        ("postgresql://u:hunter2@h/db?pgbouncer=true", "does not know pgbouncer: set DATABASE_POOLER=transaction instead"),
+        ("postgresql://u:hunter2@h/db?schema=public", "does not know schema: say search_path instead"),
+        ("postgresql://u:hunter2@h/db?connection_limit=5", "does not know connection_limit: "),
+        ("postgresql://u:hunter2@h/db?hostaddr=127.0.0.1", "does not know hostaddr: "),
+        ("postgresql://u:hunter2@h/db?service=x", "does not know service: say in the URL"),
+        ("postgresql://u:hunter2@h/db?gssencmode=require", "cannot honour gssencmode: leave it out, or say disable or prefer"),
+        ("postgresql://u:hunter2@h/db?keepalives=yes", "keepalives must be a whole number"),
         ("postgresql://u:hunter2@evil.com,@localhost/db", "in a password, @ must be written %40"),
         ("postgresql://u:hunter2@h/db?sslmode=sometimes", "sslmode must be one of disable, allow,"),
         ("postgresql://u:hunter2@h/db?connect_timeout=soon", "connect_timeout must be"),
@@ -120,11 +138,28 @@ def test_what_is_wrong_with_a_url_is_named_and_no_secret_shown(url: str, reason:
     assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("parameters", ["keepalives=1", "pgbouncer=true", "schema=public"])
-async def test_what_cannot_be_honoured_is_refused_by_name(database_url: str, parameters: str) -> None:
-    url = urlsplit(database_url)._replace(query=parameters).geturl()
-    with pytest.raises(DatabaseUnavailable, match=parameters.split("=")[0]):
-        await ask(url, "SELECT 1")
+async def test_the_variables_of_libpq_mean_what_they_mean_to_psql(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    parts = urlsplit(database_url)
+    monkeypatch.setenv("PGDATABASE", parts.path[1:])
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=5MB")
+    for url in (parts._replace(path="/").geturl(), parts._replace(path="", query="").geturl()):
+        assert await ask(url, "SELECT '/' || current_database()") == parts.path
+        assert await ask(url, "SELECT current_setting('work_mem')") == "5MB"
+    monkeypatch.setenv("PGGSSENCMODE", "require")
+    with pytest.raises(ValueError, match="cannot honour gssencmode"):
+        Settings(database_url=database_url)
+
+
+async def test_a_connection_is_kept_alive(database_url: str) -> None:
+    url = urlsplit(database_url)._replace(query="keepalives_idle=77&sslmode=disable").geturl()
+    engine = create_engine(Settings(database_url=url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        sock = raw._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
 
 
 @pytest.mark.parametrize(("host", "port"), [("a..b", "5432"), ("127.0.0.1", "x"), ("127.0.0.1", "65536")])

@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=telemetry.configure([database.engine, database.read_engine], settings.environment),
         **options,
     )
-    app.state.database = database
+    app.state.settings, app.state.database = settings, database
     middleware.add_middleware(app, settings)
     errors.add_error_handlers(app)
     app.include_router(health.router)

@@ -8,14 +8,14 @@ from typing import Any, TextIO
 import structlog
 from asyncpg import PostgresError
 
-from app.settings import Environment, Settings
+from app.settings import DatabaseSettings, Environment
 from app.text import printable
 
 # Of these, the message may quote a value, and not only the detail: data_exception, and what PL/pgSQL raises.
 QUOTING = ("22", "P0")
 
 
-def configure_logging(settings: Settings) -> None:
+def configure_logging(settings: DatabaseSettings) -> None:
     """Send all logging of this process to standard error, the loggers of uvicorn, alembic and the warnings included."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -1,6 +1,7 @@
-"""Where the service lies, and what its `pyproject.toml` says of it."""
+"""Where the service lies, what its `pyproject.toml` says of it, and which modules it has."""
 
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,33 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
+class ConfigurationError(Exception):
+    """The service cannot run as it is set up; the message says why, a line a problem."""
+
+
 @cache
 def project() -> dict[str, Any]:
-    """Return the table `project` of `pyproject.toml`, with the title from the table `tool.app`."""
-    pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return {**pyproject["project"], **pyproject["tool"]["app"]}
+    """Return the table `project` of `pyproject.toml`, with the title from the table `tool.app`.
+
+    Raises:
+        ConfigurationError: it is not there, or lacks them.
+    """
+    file = ROOT / "pyproject.toml"
+    try:
+        pyproject: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        table: dict[str, Any] = {**pyproject["project"], **pyproject["tool"]["app"]}
+        return {"version": "0", "description": "", **table, "name": table["name"], "title": table["title"]}
+    except OSError as error:
+        raise ConfigurationError(f"{file}, which the service needs beside its folder app: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    except KeyError as error:
+        raise ConfigurationError(f"{file} must say {error} in its tables project and tool.app") from None
+
+
+def modules(name: str) -> Iterator[str]:
+    """Yield the dotted names of the modules called `name`, and of those in packages called `name`, sorted."""
+    for path in sorted((ROOT / "app").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if name in parts[1:]:
+            yield ".".join(parts).removesuffix(".__init__")

@@ -1,19 +1,15 @@
 """Finds what every domain brings: its models and its router. Adding a domain is adding a folder."""
 
-from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import MetaData
 
 from app.db.base import Base
-from app.settings import ConfigurationError
+from app.project import ConfigurationError, modules
 
 if TYPE_CHECKING:
     from fastapi import APIRouter  # for the type only: migrations must not wait for FastAPI's import
-
-APP = Path(__file__).resolve().parent
 
 
 def import_all_models() -> MetaData:
@@ -21,7 +17,7 @@ def import_all_models() -> MetaData:
 
     An error in one of them propagates: a model that cannot be imported must not look like a dropped table.
     """
-    for name in _modules("models"):
+    for name in modules("models"):
         import_module(name)
     return Base.metadata
 
@@ -32,16 +28,8 @@ def import_all_routers() -> "list[APIRouter]":
     Raises:
         ConfigurationError: one has none.
     """
-    modules = [import_module(name) for name in _modules("router") if ".router." not in name]
-    for module in modules:
+    found = [import_module(name) for name in modules("router") if ".router." not in name]
+    for module in found:
         if not hasattr(module, "router"):
             raise ConfigurationError(f"{module.__name__} must define router = APIRouter(...)")
-    return [module.router for module in modules]
-
-
-def _modules(name: str) -> Iterator[str]:
-    """Yield the dotted names of the modules called `name`, and of those in packages called `name`, sorted."""
-    for path in sorted(APP.rglob("*.py")):
-        parts = path.relative_to(APP.parent).with_suffix("").parts
-        if name in parts[1:]:
-            yield ".".join(parts).removesuffix(".__init__")
+    return [module.router for module in found]

@@ -1,24 +1,22 @@
 """What the environment says. `python -m app.settings` shows it, and what is wrong with it."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 
-from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, FilePath, ImportString, PrivateAttr, SecretStr
+from pydantic_settings import BaseSettings, NoDecode
 
+from app import overview
+from app.environment import EnvSettings, SettingsT, given, load_settings, read_settings
 from app.fields import DatabaseURL, Host, Listed, Origin, Seconds
-from app.project import ROOT, project
-from app.url import is_encrypted
+from app.project import ROOT, ConfigurationError, modules, project
+from app.url import addresses, connect_arguments, database_name, is_encrypted
 
-
-class ConfigurationError(Exception):
-    """The service cannot run as it is set up; the message says why, a line a problem."""
+__all__ = ["ConfigurationError", "EnvSettings", "Environment", "MigrationSettings", "Settings", "load_settings"]
 
 
 class Environment(StrEnum):
@@ -29,37 +27,16 @@ class Environment(StrEnum):
     TEST = "test"
 
 
-class Settings(BaseSettings):
-    """Read from the process environment, then from `.env` beside `pyproject.toml`, or the file that ENV_FILE names."""
-
-    model_config = SettingsConfigDict(
-        env_file_encoding="utf-8-sig",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,  # it may be a password
-        use_attribute_docstrings=True,
-    )
+class DatabaseSettings(EnvSettings):
+    """What the service and its migrations share."""
 
     environment: Environment = Environment.LOCAL
     """local, development, staging, production or test"""
-    debug: bool = False
-    """Show tracebacks to clients?"""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
         BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
     ] = "INFO"
     """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
-
-    allowed_hosts: Annotated[list[Host], NoDecode, Listed, Field(min_length=1)] = ["localhost", "127.0.0.1", "[::1]"]
-    """The host names that clients may ask for, `*.example.com` included; production must name its own"""
-    cors_origins: Annotated[list[Origin], NoDecode, Listed] = []
-    """The origins of web pages that may call the API, such as https://example.com"""
-    docs: bool | None = None
-    """Serve /docs, /redoc and /openapi.json? Unset: everywhere but in production"""
-    max_body_size: Annotated[int, Field(ge=0)] = 1_000_000
-    """Bytes that the body of a request may have"""
-
     database_url: DatabaseURL | None = None
     """postgresql://user:password@host:5432/name; unset, the environment's own counts, and locally a private server"""
     database_url_local: DatabaseURL | None = None
@@ -70,31 +47,14 @@ class Settings(BaseSettings):
     """The database where ENVIRONMENT=staging"""
     database_url_prod: DatabaseURL | None = None
     """The database where ENVIRONMENT=production"""
-    database_replica_url: DatabaseURL | None = None
-    """A replica for reading; unset, reads go to the database itself"""
     database_pooler: Literal["transaction"] | None = None
     """`transaction` if the URL leads to a pooler in transaction mode (PgBouncer, Supavisor)"""
     database_application_name: str = Field(default_factory=lambda: str(project()["name"]))
     """What PostgreSQL calls this service in pg_stat_activity; unset, the project's name"""
-    database_statement_timeout: Seconds = 30
-    """Seconds that a statement may take; 0: for ever"""
-    database_pool_size: Annotated[int, Field(ge=1)] = 10
-    """Connections that each worker keeps open, for writing and for reading"""
-    database_pool_max_overflow: Annotated[int, Field(ge=0)] = 0
-    """... and how many more it opens and closes again under load, which costs more than they bring"""
-    database_pool_timeout: Seconds = 5
-    """Seconds that a request waits for a connection before it gets 503"""
-    database_pool_recycle: Seconds = 1800
-    """Seconds after which a connection is replaced"""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            values.setdefault("_env_file", _env_file())
-            super().__init__(**values)
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"{_env_file()} must be UTF-8 text") from None
-        except OSError as error:
-            raise ConfigurationError(f"{_env_file()}: {error.strerror}") from None
+    database_password_file: FilePath | None = None
+    """A file with the password for URLs that have none, read anew for each connection"""
+    database_password_from: ImportString[Any] = None
+    """`module:function` that returns such a password, or awaits it, and is called for each connection: a token that expires"""
 
     @property
     def database(self) -> SecretStr | None:
@@ -120,8 +80,77 @@ class Settings(BaseSettings):
         own = f"database_url_{short.get(self.environment, self.environment)}"
         return ["database_url", own] if own in type(self).model_fields else ["database_url"]
 
+    def database_password(self) -> Callable[[], Any] | None:
+        """Return what gives the password anew for each connection, as asyncpg takes it; None: the URL or PGPASSFILE does."""
+        if (file := self.database_password_file) is not None:
+            return lambda: file.read_text(encoding="utf-8").rstrip("\r\n")
+        call: Callable[[], Any] | None = self.database_password_from
+        return call
+
+    def whereabouts(self) -> str:
+        """Say which database it is and where its data lies, without a password.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self.database is None:
+            return f"a private PostgreSQL, with its data in {ROOT / '.devdb'}"
+        arguments = connect_arguments(self.database.get_secret_value())
+        names = (name for name in self._database_variables() if getattr(self, name))
+        return f"{database_name(arguments)} at {addresses(arguments)}, from {next(names).upper()}"
+
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with values that are well formed, a sentence each."""
+        """Yield what could have the wrong database used, or be read on its way there."""
+        of_environment = [value for found in given().values() for n, value in found.items() if n == "ENVIRONMENT"]
+        if of_environment and not all(of_environment) and "environment" not in self.model_fields_set:
+            yield f"ENVIRONMENT must not be empty: leave it out, or say {', '.join(Environment)}"
+        if self.environment is Environment.PRODUCTION:
+            for name in (*self._database_variables(), "database_replica_url"):
+                if (url := getattr(self, name, None)) and not is_encrypted(url.get_secret_value()):
+                    yield f"{name.upper()} must have sslmode=require or stricter in production, or lead to this machine"
+
+
+class Settings(DatabaseSettings):
+    """What the service needs."""
+
+    debug: bool = False
+    """Show tracebacks to clients?"""
+    allowed_hosts: Annotated[list[Host], NoDecode, Listed, Field(min_length=1)] = ["localhost", "127.0.0.1", "[::1]"]
+    """The host names that clients may ask for, `*.example.com` included; production must name its own"""
+    cors_origins: Annotated[list[Origin], NoDecode, Listed] = []
+    """The origins of web pages that may call the API, such as https://example.com"""
+    docs: bool | None = None
+    """Serve /docs, /redoc and /openapi.json? Unset: everywhere but in production"""
+    max_body_size: Annotated[int, Field(ge=0)] = 1_000_000
+    """Bytes that the body of a request may have"""
+    database_replica_url: DatabaseURL | None = None
+    """A replica for reading; unset, reads go to the database itself"""
+    database_statement_timeout: Seconds = 30
+    """Seconds that a statement may take; 0: for ever"""
+    database_pool_size: Annotated[int, Field(ge=1)] = 10
+    """Connections that each worker keeps open, for writing and for reading"""
+    database_pool_max_overflow: Annotated[int, Field(ge=0)] = 0
+    """... and how many more it opens and closes again under load, which costs more than they bring"""
+    database_pool_timeout: Seconds = 5
+    """Seconds that a request waits for a connection before it gets 503"""
+    database_pool_recycle: Seconds = 1800
+    """Seconds after which a connection is replaced"""
+
+    _domains: dict[type[EnvSettings], Any] = PrivateAttr(default_factory=dict)
+
+    def of(self, domain: type[SettingsT]) -> SettingsT:
+        """Return the settings of a domain, by the class in its `settings` module.
+
+        Raises:
+            ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
+        """
+        if domain not in self._domains:
+            self._domains[domain] = load_settings(domain)
+        found: SettingsT = self._domains[domain]
+        return found
+
+    def problems(self) -> Iterator[str]:
+        """Yield what the service refuses to start with, in its domains' settings, too."""
         try:
             _ = self.database
         except ConfigurationError as error:
@@ -137,19 +166,12 @@ class Settings(BaseSettings):
                     yield f"{name.upper()} must not be * in production"
             if self.debug:
                 yield "DEBUG must be off in production"
-        yield from self._dangers()
-
-    def _dangers(self) -> Iterator[str]:
-        """Yield what could have the wrong database used, or be read on its way there."""
-        if "environment" not in self.model_fields_set and not all(_given("environment").values()):
-            yield f"ENVIRONMENT must not be empty: leave it out, or say {', '.join(Environment)}"
-        if self.environment is Environment.PRODUCTION:
-            for name in (*self._database_variables(), "database_replica_url"):
-                if (url := getattr(self, name)) and not is_encrypted(url.get_secret_value()):
-                    yield f"{name.upper()} must have sslmode=require or stricter in production, or lead to this machine"
+        yield from super().problems()
+        for domain in domain_settings():
+            yield from read_settings(domain)[1]
 
 
-class MigrationSettings(Settings):
+class MigrationSettings(DatabaseSettings):
     """What the migrations need besides."""
 
     migration_database_url: DatabaseURL | None = None
@@ -166,83 +188,39 @@ class MigrationSettings(Settings):
     def _database_variables(self) -> list[str]:
         return ["migration_database_url", *super()._database_variables()]
 
-    def problems(self) -> Iterator[str]:
-        """Yield what is dangerous: whoever connects will see whether there is a database; the service judges the rest."""
-        yield from self._dangers()
 
-
-SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-def load_settings(of: type[SettingsT]) -> SettingsT:
-    """Return the settings of this process, of the class `of`.
+def domain_settings() -> list[type[EnvSettings]]:
+    """Return the classes of settings that the domains' `settings` modules define.
 
     Raises:
-        ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
+        ConfigurationError: one is none of EnvSettings.
     """
-    settings, problems = _parse(of)
-    if problems:
-        raise ConfigurationError("\n".join(problems))
-    return settings
+    found = []
+    for module in (import_module(name) for name in modules("settings") if name != "app.settings"):
+        for thing in vars(module).values():
+            if isinstance(thing, type) and issubclass(thing, BaseSettings) and thing.__module__ == module.__name__:
+                if not issubclass(thing, EnvSettings):
+                    raise ConfigurationError(f"{module.__name__}.{thing.__name__} must be an app.settings.EnvSettings")
+                found.append(thing)
+    return found
 
 
-def _parse(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
-    """Return the settings, with defaults in the place of malformed variables, and what is wrong, a sentence each."""
-    malformed: dict[str, str] = {}
-    try:
-        settings = of()
-    except ValidationError as error:
-        malformed = {str(p["loc"][0]): p["msg"].removeprefix("Value error, ") for p in error.errors()}
-        fields = {name: of.model_fields[name] for name in malformed}
-        settings = of(**{n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()})
-    return settings, [*(f"{name.upper()}: {message}" for name, message in malformed.items()), *settings.problems()]
-
-
-def _env_file() -> Path | None:
-    """Return the file to read; an empty ENV_FILE is none: so the tests never read a developer's .env."""
-    name = os.environ.get("ENV_FILE", ".env")
-    if name and name != ".env" and not (ROOT / name).is_file():
-        raise ConfigurationError(f"ENV_FILE: there is no file {ROOT / name}")
-    return ROOT / name if name else None
-
-
-def _given(name: str) -> dict[str, str | None]:
-    """Return what the variable `name` is, by the place that says so."""
-    file = _env_file()
-    in_file = dotenv_values(file, encoding="utf-8-sig") if file else {}
-    places: dict[str, Mapping[str, str | None]] = {"environment": os.environ, str(file): in_file}
-    return {place: value for place, found in places.items() for n, value in found.items() if n.lower() == name}
-
-
-def env_example() -> str:
-    """Return the text of `.env.example`: every setting, with what it means and its default."""
-    text = "# Copy to .env; the process environment wins over it. Each line shows the default. `${NAME}` stands for another variable.\n"
-    for name, field in MigrationSettings.model_fields.items():
-        default = None if field.default_factory else field.default
-        if isinstance(default, list):
-            default = ",".join(default)
-        elif isinstance(default, bool):
-            default = str(default).lower()
-        line = f"# {name.upper()}=" if default in (None, "") else f"{name.upper()}={default}"
-        text += f"\n# {field.description}\n{line}\n"
-    return text
+def all_settings() -> list[type[EnvSettings]]:
+    return [Settings, *domain_settings(), MigrationSettings]
 
 
 def main() -> None:
-    """Print every setting, where it comes from and its value, secrets masked, and exit with what is wrong."""
-    settings, problems = _parse(MigrationSettings)
-    malformed = {problem.partition(":")[0] for problem in problems}
-    for name in MigrationSettings.model_fields:
-        places = (place for place, value in _given(name).items() if value)
-        value = "malformed" if name.upper() in malformed else getattr(settings, name)
-        print(f"{name.upper():30} {value!s:30} {next(places, 'default')}")
-    # A variable that both classes have is named once.
-    if problems := [*dict.fromkeys([*_parse(Settings)[1], *problems])]:
-        raise ConfigurationError("\n".join(problems))
+    """Print every setting and which database they lead to, or the text of `.env.example`."""
+    if "--env-example" in sys.argv:
+        print(overview.env_example(all_settings()), end="")
+        return
+    overview.print_settings(all_settings())
+    print(f"the service's database: {load_settings(Settings).whereabouts()}")
+    print(f"the migrations' database: {load_settings(MigrationSettings).whereabouts()}")
 
 
 if __name__ == "__main__":
     try:
-        print(env_example(), end="") if "--env-example" in sys.argv else main()
+        main()
     except ConfigurationError as error:
         sys.exit(str(error))

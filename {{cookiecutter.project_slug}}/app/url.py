@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,51 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 TIME_LIMIT = 10  # seconds, to connect
+OF_PROCESS = {  # variables of libpq's that asyncpg does not read, and the parameters they stand for
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGOPTIONS": "options",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGGSSENCMODE": "gssencmode",
+}
+# How libpq does what asyncpg does; a value that asks for anything else cannot be honoured.
+ONLY = {
+    "gssencmode": ("disable", "prefer"),
+    "gssdelegation": ("0",),
+    "load_balance_hosts": ("disable",),
+    "replication": ("false", "off", "no", "0"),
+    "sslcertmode": ("allow",),
+    "sslcompression": ("0",),
+    "sslsni": ("1",),
+}
+KEEPALIVES = {  # libpq's parameters, and the options of a socket as Linux and Windows call them
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+# What asyncpg understands, and the settings of a session that a URL is likely to bring; all others go into `options`.
+KNOWN = re.compile(
+    r"""gsslib | krbsrvname | options | passfile | sslcert | sslcrl | sslkey | sslmode | sslnegotiation | sslpassword
+    | sslrootcert | ssl_(min|max)_protocol_version | target_session_attrs
+    | application_name | bytea_output | client_encoding | client_min_messages | datestyle | extra_float_digits
+    | default_transaction_(deferrable|isolation|read_only) | intervalstyle | jit | plan_cache_mode | role | row_security
+    | (idle_in_transaction_session|idle_session|lock|statement|transaction)_timeout | search_path | synchronous_commit
+    | timezone | work_mem | .*\..*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+HINTS = {
+    "pgbouncer": "set DATABASE_POOLER=transaction instead",
+    "schema": "say search_path instead",
+    "service": "say in the URL what it stands for",
+}
 THIS_MACHINE = re.compile(r"(/.*|localhost|127(\.\d{1,3}){3}|::1|\[::1\]|)(:\d*)?", re.IGNORECASE)
 
 
-def connect_arguments(url: str) -> dict[str, Any]:
-    """Return the keyword arguments of `asyncpg.connect` for the PostgreSQL URL `url`.
+def connect_arguments(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the keyword arguments of `asyncpg.connect` for the PostgreSQL URL `url`, and `keepalives` for its socket.
 
-    The parameters are libpq's, https://www.postgresql.org/docs/current/libpq-connect.html, and mean what they mean there.
-    asyncpg parses most of them itself, and passes those that it does not know on to the server, which refuses them by name.
+    The parameters are libpq's, https://www.postgresql.org/docs/current/libpq-connect.html, and mean what they mean there,
+    as do the variables of libpq's in `environment`. asyncpg parses most of them itself, and passes the others on to the server.
 
     Raises:
         ValueError: saying what cannot be honoured, and never a piece of the URL's user name or password.
@@ -36,7 +74,10 @@ def connect_arguments(url: str) -> dict[str, Any]:
             urlsplit(f"//{part}")
     except ValueError:
         raise ValueError("what stands in [] is no address; elsewhere, [ must be written %5B") from None
+    if set("@/") & set(path):  # asyncpg and libpq would take what stands before it for the host
+        raise ValueError("in a password or a name, @ must be written %40, and / %2F")
     query = dict(parse_qsl(pairs.replace("+", "%2B"), keep_blank_values=True))  # to libpq, + is no space
+    query = {OF_PROCESS[name]: value for name, value in environment.items() if name in OF_PROCESS and value} | query
 
     # What stands in the query wins, as in libpq; in asyncpg it loses.
     arguments: dict[str, Any] = {"timeout": _time_limit(query.pop("connect_timeout", str(TIME_LIMIT)))}
@@ -44,10 +85,20 @@ def connect_arguments(url: str) -> dict[str, Any]:
         if name in query:
             arguments["database" if name == "dbname" else name] = query.pop(name)
     hosts = _hosts(hosts, query, arguments)
-    if "service" in query:
-        raise ValueError("service is not supported: say in the URL what it stands for")
+    arguments["keepalives"] = _keepalives(query)
     if context := _tls(query):
         arguments["ssl"] = context
+    if name := query.pop("fallback_application_name", ""):
+        query.setdefault("application_name", name)
+    for name, values in ONLY.items():
+        if query.pop(name, values[0]) not in values:
+            raise ValueError(f"asyncpg cannot honour {name}: leave it out, or say {' or '.join(values)}")
+    for name in query:
+        if not KNOWN.fullmatch(name):
+            hint = HINTS.get(name, f"for a setting of the server, say options=-c%20{quote(name)}=...")
+            raise ValueError(f"asyncpg does not know {name}: {hint}")
+    if not path:
+        slash = ""  # or asyncpg would not look at PGDATABASE
     options = f"?{urlencode(query, quote_via=quote, safe='')}" if query else ""
     return arguments | {"dsn": f"postgresql://{auth}{at}{hosts}{slash}{path}{options}"}
 
@@ -67,6 +118,19 @@ def _hosts(hosts: str, query: dict[str, str], arguments: dict[str, Any]) -> str:
     if any(ports):
         arguments["port"] = [int(port or 5432) for port in ports]
     return hosts
+
+
+def _keepalives(query: dict[str, str]) -> dict[str, int]:
+    """Return the options of the connection's socket, by their names in the module `socket`; libpq has keepalives on."""
+    values = {name: query.pop(name, "") for name in ("keepalives", *KEEPALIVES)}
+    for name, value in values.items():
+        if not re.fullmatch(r"[0-9]{0,9}", value):
+            raise ValueError(f"{name} must be a whole number")
+    if values["keepalives"] == "0":
+        return {}
+    return {"SO_KEEPALIVE": 1} | {
+        KEEPALIVES[name]: int(value) for name, value in values.items() if name in KEEPALIVES and int(value or 0)
+    }
 
 
 def _time_limit(seconds: str) -> float | None:
@@ -126,6 +190,15 @@ def addresses(arguments: dict[str, Any]) -> str:
     )
 
 
+def database_name(arguments: dict[str, Any]) -> str:
+    """Return the name of the database in what `connect_arguments` made."""
+    parts = urlsplit(arguments["dsn"])
+    user = (
+        arguments.get("user") or unquote(parts.username or "") or os.environ.get("PGUSER") or "the user's own database"
+    )
+    return arguments.get("database") or unquote(parts.path[1:]) or os.environ.get("PGDATABASE") or user
+
+
 def is_encrypted(url: str) -> bool:
     """Say whether a connection by `url` is sure to be encrypted, or leads to this machine only."""
     arguments = connect_arguments(url)
@@ -134,6 +207,7 @@ def is_encrypted(url: str) -> bool:
         hosts = os.environ.get("PGHOST", "").split(",")  # what asyncpg does
     return (
         "ssl" in arguments
-        or parameters(arguments["dsn"]).get("sslmode") in ("require", "verify-ca", "verify-full")
+        or parameters(arguments["dsn"]).get("sslmode", os.environ.get("PGSSLMODE"))
+        in ("require", "verify-ca", "verify-full")
         or all(map(THIS_MACHINE.fullmatch, hosts))
     )

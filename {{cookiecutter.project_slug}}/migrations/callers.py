@@ -17,7 +17,8 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.settings import ConfigurationError, Environment, MigrationSettings, load_settings
+from app.overview import lookalikes
+from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
 
 # What a server that is starting, or one that takes over from another, answers.
 PASSING = (
@@ -39,6 +40,8 @@ def configure_logging() -> None:
     logging.basicConfig(format="%(levelname)-5.5s [%(name)s] %(message)s")
     settings = migration_settings()
     logging.getLogger().setLevel(settings.log_level)
+    for sentence in lookalikes([Settings, MigrationSettings]):
+        logger.warning(sentence)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
         from app.logs import configure_logging  # takes a tenth of a second to import

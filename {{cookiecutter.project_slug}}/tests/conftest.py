@@ -21,17 +21,19 @@ import devdb
 from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.db.session import Database
+from app.environment import variables
 from app.project import ROOT
-from app.settings import MigrationSettings, Settings
+from app.settings import ConfigurationError, DatabaseSettings, Settings, all_settings, load_settings
 from devdb.server import DevdbError
 
 
 def pytest_configure() -> None:
-    """Forget the developer's configuration."""
+    """Forget the developer's configuration; `.env.test` is the tests'."""
+    of_settings = {name.upper() for of in all_settings() for names in variables(of).values() for name in names}
     for name in list(os.environ):
-        if name.lower() in MigrationSettings.model_fields or name.startswith("OTEL_"):
+        if name.upper().split("__")[0] in of_settings or name.startswith("OTEL_"):
             del os.environ[name]
-    os.environ |= {"ENVIRONMENT": "test", "ENV_FILE": "", "ALLOWED_HOSTS": "*"}
+    os.environ |= {"ENV_FILE": ".env.test", "SECRETS_DIR": ""}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -44,6 +46,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         if not os.environ.get("TEST_DATABASE_URL"):
             os.environ["TEST_DATABASE_URL"] = stack.enter_context(devdb.throwaway())
         asyncio.run(execute("SELECT 1"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DATABASE_URL", os.environ["TEST_DATABASE_URL"])
+            load_settings(Settings)
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"{error}\nwhat the tests run with stands in .env.test") from None
     except (DevdbError, DatabaseUnavailable) as error:
         raise pytest.UsageError(f"the tests have no database: {error}") from None
     except ValidationError:
@@ -52,7 +59,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 async def execute(statement: str) -> None:
     """Execute `statement`, outside of a transaction, on the server of the tests."""
-    settings = Settings(database_url=os.environ["TEST_DATABASE_URL"])
+    settings = DatabaseSettings(database_url=os.environ["TEST_DATABASE_URL"])
     engine = create_engine(settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         await connection.execute(text(statement))

@@ -16,6 +16,8 @@ TABLE = """
     app.registry app.web
     app.db app.logs app.telemetry
     app.settings
+    app.overview
+    app.environment
     app.fields app.project
     app.text app.url
     devdb

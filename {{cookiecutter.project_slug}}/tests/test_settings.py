@@ -2,8 +2,9 @@
 
 import pytest
 
+from app.overview import env_example
 from app.project import ROOT
-from app.settings import ConfigurationError, Settings, env_example, load_settings
+from app.settings import ConfigurationError, Settings, all_settings, load_settings
 
 
 @pytest.mark.parametrize(
@@ -36,4 +37,4 @@ def test_malformed_variables_are_named_and_secrets_are_not_shown(monkeypatch: py
 
 def test_the_example_of_an_env_file_is_up_to_date() -> None:
     """`uv run python -m app.settings --env-example > .env.example` writes it."""
-    assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example()
+    assert (ROOT / ".env.example").read_text(encoding="utf-8") == env_example(all_settings())

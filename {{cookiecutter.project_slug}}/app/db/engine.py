@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import socket
 import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.settings import MigrationSettings, Settings
+from app.settings import DatabaseSettings, MigrationSettings
 from app.text import one_line
 from app.url import addresses, connect_arguments, parameters
 
@@ -27,7 +29,7 @@ class OutcomeUnknown(DatabaseUnavailable):
 
 
 def create_engine(
-    settings: Settings,
+    settings: DatabaseSettings,
     url: SecretStr | None = None,
     server_settings: dict[str, str] | None = None,
     command_timeout: float | None = None,
@@ -48,6 +50,8 @@ def create_engine(
         "command_timeout": command_timeout,
         "server_settings": {k: v for k, v in (server_settings or {}).items() if k not in named},
     }
+    if arguments and not urlsplit(arguments["dsn"]).password and "password" not in arguments:
+        extra["password"] = settings.database_password()
     adapter: dict[str, Any] = {}
     if settings.database_pooler or isinstance(settings, MigrationSettings):  # which look whether there is a pooler
         # Unnamed statements neither collide nor stay behind on a server connection that belongs to many clients.
@@ -62,10 +66,10 @@ def create_engine(
     )
 
 
-async def _connect(**arguments: Any) -> Any:
+async def _connect(keepalives: dict[str, int], **arguments: Any) -> Any:
     """Have asyncpg, not SQLAlchemy, parse the URL: it knows sslmode, several hosts, sockets and any password."""
     try:
-        return await asyncpg.connect(**arguments)
+        connection: Any = await asyncpg.connect(**arguments)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         reason = NO_ANSWER if isinstance(error, TimeoutError) else one_line(error)
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -75,9 +79,17 @@ async def _connect(**arguments: Any) -> Any:
         raise DatabaseUnavailable(f"cannot connect to the database at {addresses(arguments)}: {reason}") from error
     except (OverflowError, ValueError):  # from None: asyncpg's message may hold a piece of the URL
         raise DatabaseUnavailable("cannot connect to the database: its URL, or PGPORT, is malformed") from None
+    sock = connection._transport.get_extra_info("socket")
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        for name, value in keepalives.items():
+            if hasattr(socket, name):
+                sock.setsockopt(
+                    socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP, getattr(socket, name), value
+                )
+    return connection
 
 
 def _devdb_arguments() -> dict[str, Any]:
     import devdb  # for development only, so absent from a deployed service; Settings sees to that
 
-    return connect_arguments(devdb.start())
+    return connect_arguments(devdb.start(), {})

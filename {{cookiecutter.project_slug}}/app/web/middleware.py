@@ -55,7 +55,7 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})  # which mounted applications see, too
         if scope["type"] != "lifespan":
-            state["database"] = scope["app"].state.database
+            state["settings"], state["database"] = scope["app"].state.settings, scope["app"].state.database
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,0 +1,193 @@
+"""Settings that are read from the environment, and in a sentence each what is wrong with them."""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from app.project import ROOT, ConfigurationError
+
+NESTED = "__"  # between the name of a field that is a model and those of its own fields
+
+
+class EnvSettings(BaseSettings):
+    """The base of all settings: a field is a variable of the environment, and its docstring says what it means.
+
+    Each is looked for in the process environment, then in `.env` beside `pyproject.toml`, or the file that ENV_FILE
+    names, then as a file in the folder SECRETS_DIR, or /run/secrets.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8-sig",
+        env_ignore_empty=True,
+        env_nested_delimiter=NESTED,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be a password
+        use_attribute_docstrings=True,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{"_env_file": env_file(), "_secrets_dir": secrets_dir()} | values)
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with fields that are well formed, a sentence each; the others have their default, or None."""
+        yield from ()
+
+
+SettingsT = TypeVar("SettingsT", bound=EnvSettings)
+
+
+def load_settings(of: type[SettingsT]) -> SettingsT:
+    """Return the settings of this process, of the class `of`.
+
+    Raises:
+        ConfigurationError: naming every variable that is missing, malformed or unsafe, never its value.
+    """
+    settings, problems = read_settings(of)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+def read_settings(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
+    """Return the settings, with the default or None in the place of what is malformed, and what is wrong, a sentence each."""
+    problems: dict[str, str] = dict(_misquoted(of))
+    malformed: set[str] = set()
+    try:
+        settings = of()
+    except SettingsError as error:  # at the first field that should be JSON, or a file that cannot be read
+        [field] = re.findall(r'for field "(\w+)"', str(error)) or [of.__name__]
+        cause = error.__cause__
+        reason = f"{cause.filename}: {cause.strerror}" if isinstance(cause, OSError) else "must be JSON"
+        raise ConfigurationError(f"{variables(of).get(field, [field])[0]}: {reason}") from None
+    except ValidationError as error:
+        for problem in error.errors():
+            if problem["type"] == "default_factory_not_called":
+                continue  # since another field is wrong
+            variable = _variable(of, problem["loc"])
+            reason = problem["msg"].removeprefix("Value error, ")
+            problems.setdefault(variable, "is not set" if problem["type"] == "missing" else f": {reason}")
+            malformed.add(_field(of, problem["loc"]))
+        settings = _without(of, malformed)
+    sentences = [f"{variable}{'' if text[0] == ':' else ' '}{text}" for variable, text in problems.items()]
+    return settings, sentences + ([] if "" in malformed else [*settings.problems()])
+
+
+def _without(of: type[SettingsT], malformed: set[str]) -> SettingsT:
+    """Return the settings with the default, or None, in the place of `malformed` fields, and no validator run on these."""
+    fields = of.model_fields
+    sound: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items() if name not in malformed}
+    found: Any = create_model(of.__name__, __base__=EnvSettings, **sound)
+    defaults = {name: None if fields[name].is_required() else fields[name].default for name in malformed - {""}}
+    values = found()
+    return cast(SettingsT, of.model_construct(values.model_fields_set | malformed, **{**dict(values), **defaults}))
+
+
+def variables(of: type[BaseSettings]) -> dict[str, list[str]]:
+    """Return the names of each field's variables, the first to count first."""
+    names = {}
+    for name, field in of.model_fields.items():
+        alias = field.validation_alias
+        heads = [alias] if isinstance(alias, str) else []
+        if isinstance(alias, AliasPath):
+            heads = [str(alias.path[0])]
+        elif isinstance(alias, AliasChoices):
+            heads = [str(path[0]) for path in alias.convert_to_aliases()]
+        if not heads or of.model_config.get("populate_by_name") or of.model_config.get("validate_by_name"):
+            heads.append(of.model_config.get("env_prefix", "") + name)
+        names[name] = heads if of.model_config.get("case_sensitive") else [head.upper() for head in heads]
+    return names
+
+
+def _field(of: type[BaseSettings], place: tuple[int | str, ...]) -> str:
+    """Return the name of the field that is at fault, or nothing if all of them together are."""
+    head = str(place[0]) if place else ""
+    named = (name for name, found in variables(of).items() if head == name or head.upper() in map(str.upper, found))
+    return next(named, "")
+
+
+def _variable(of: type[BaseSettings], place: tuple[int | str, ...]) -> str:
+    """Return the name of the variable that is at fault, which may be of a field within a field."""
+    name = _field(of, place)
+    if not name:
+        return of.__name__
+    variable, model = variables(of)[name][0], model_in(of.model_fields[name])
+    for part in place[1:]:
+        if model and part in model.model_fields:
+            variable, model = variable + NESTED + str(part).upper(), model_in(model.model_fields[str(part)])
+    return variable
+
+
+def model_in(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model that a field may hold, if it may hold one."""
+    annotations = (field.annotation, *get_args(field.annotation))
+    return next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), None)
+
+
+def _misquoted(of: type[BaseSettings]) -> Iterator[tuple[str, str]]:
+    """Yield the variables of the process whose values have what a shell, or a reader of .env, would have taken away."""
+    known = {name.upper() for names in variables(of).values() for name in names}
+    for name, value in os.environ.items():
+        if name.upper().split(NESTED)[0] in known:
+            if value.strip("\r") != value:
+                yield name.upper(), "ends in a carriage return: the file that it is from has the line ends of Windows"
+            elif value[1:] and value[0] == value[-1] and value[0] in "\"'":
+                yield name.upper(), "stands in quotes, and they count: take them away, as `docker --env-file` does not"
+
+
+def env_file() -> Path | None:
+    """Return the file to read; an empty ENV_FILE is none: so the tests never read a developer's .env."""
+    name = os.environ.get("ENV_FILE", ".env")
+    file = ROOT / name
+    if not name or (name == ".env" and not os.path.lexists(file)):
+        return None
+    _read(file)
+    return file
+
+
+def secrets_dir() -> Path | None:
+    """Return the folder of files with secrets, if there is one; an empty SECRETS_DIR is none."""
+    name = os.environ.get("SECRETS_DIR")
+    folder = ROOT / (name or "/run/secrets")
+    if name and not folder.is_dir():
+        raise ConfigurationError(f"SECRETS_DIR: there is no folder {folder}")
+    return folder if name != "" and folder.is_dir() else None
+
+
+def _read(file: Path) -> dict[str, str | None]:
+    """Return what an env file says.
+
+    Raises:
+        ConfigurationError: it cannot be read, saying where.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} must be UTF-8 text") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            line = binding.original.line
+            raise ConfigurationError(f"{file}, line {line}: neither NAME=value nor # a comment, or a quote has no end")
+    return dotenv_values(stream=io.StringIO(text))
+
+
+def given() -> dict[str, dict[str, str | None]]:
+    """Return the variables of each place that is read, in capitals; the first place to have one counts."""
+    file, folder = env_file(), secrets_dir()
+    places: dict[str, dict[str, str | None]] = {"environment": dict(os.environ)}
+    if file:
+        places[str(file)] = _read(file)
+    if folder:
+        places[str(folder)] = {path.name: path.name for path in folder.iterdir() if path.is_file()}
+    return {place: {name.upper(): value for name, value in found.items()} for place, found in places.items()}
