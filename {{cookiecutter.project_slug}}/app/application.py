@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     database = Database(settings)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
-    options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
+    options: dict[str, Any] = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     # What only the documentation needs is not run where there is none.
     app: FastAPI = (import_module("fastapi_offline").FastAPIOffline if docs else FastAPI)(
         title=project()["title"],
