@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +22,13 @@ CLOSING = 5  # seconds, for the connections of the database
 logger = logging.getLogger(__name__)
 
 
+class Title(str):
+    """A title that is escaped where the pages of the documentation add theirs."""
+
+    def __add__(self, other: str) -> str:
+        return escape(self) + other
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for `settings`; nothing connects before its lifespan.
 
@@ -32,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     options: dict[str, Any] = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     # What only the documentation needs is not run where there is none.
     app: FastAPI = (import_module("fastapi_offline").FastAPIOffline if docs else FastAPI)(
-        title=project()["title"],
+        title=Title(project()["title"]),
         description=project()["description"],
         version=project()["version"],
         debug=settings.debug,
