@@ -110,7 +110,7 @@ def commit(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD").strip()
 
 
-def cruft(folder: Path, *arguments: str) -> None:
+def cruft(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "cruft", *arguments],
         cwd=folder,
@@ -120,6 +120,7 @@ def cruft(folder: Path, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def append(path: Path, line: str) -> None:
@@ -156,16 +157,17 @@ def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(templat
     git(source, "init", "--quiet")
     commit(source)
 
-    cruft(tmp_path, "create", str(source), "--no-input")
+    next_ = cruft(tmp_path, "create", str(source), "--no-input")
     service = tmp_path / "my-service"
     assert not (service / ".git").exists()
+    assert next_.splitlines()[-1].startswith("git init && git add --all && git commit")
     git(service, "init", "--quiet")
     append(service / "app/items/service.py", "# the service's own")
     commit(service)
 
     append(source / "{{cookiecutter.project_slug}}/app/settings.py", "# the template's new")
     newest = commit(source)
-    cruft(service, "update", "--skip-apply-ask")
+    assert "git" not in cruft(service, "update", "--skip-apply-ask")
 
     assert (service / "app/settings.py").read_text().endswith("\n# the template's new\n")
     assert (service / "app/items/service.py").read_text().endswith("\n# the service's own\n")
