@@ -136,7 +136,10 @@ def test_it_ends_while_the_database_is_open(shop: None, settings: Settings) -> N
 
 
 async def test_a_web_socket_is_served(shop: None, server: str, session: AsyncSession) -> None:
-    async with connect(f"ws://{server}/api/v1/shop/Lamp") as socket, connect(f"ws://{server}/api/v1/shop/Desk") as other:
+    async with (
+        connect(f"ws://{server}/api/v1/shop/Lamp") as socket,
+        connect(f"ws://{server}/api/v1/shop/Desk") as other,
+    ):
         for each in (socket, other):
             await each.send("one")
             assert await each.recv() == "open"
