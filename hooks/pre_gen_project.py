@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 
-# Two escapes of JSON are one character, as of Python's they are not; a ' is escaped, too.
+# As JSON, in which an emoji is two escapes; `tojson` escapes a ', too.
 slug = json.loads(r'{{ cookiecutter.project_slug | tojson }}')
 texts = {
     "project_name": json.loads(r'{{ cookiecutter.project_name | tojson }}'),

@@ -150,7 +150,7 @@ def test_what_a_domain_opens_is_open_for_its_requests(service: Service) -> None:
 
 
 def test_editors_find_no_fault(service: Service) -> None:
-    service.run("--with", "pyright[nodejs]", "pyright")
+    service.run("--with", "pyright[nodejs]==1.1.414", "pyright")
 
 
 @pytest.mark.parametrize("command", ["app/main.py", "-m app.main"])
