@@ -138,13 +138,14 @@ def bake(template: Path, tmp_path: Path) -> Bake:
 def service(bake: Bake, virtual_environment: Path) -> Iterator[Service]:
     """A service with the default answers; its development server ends with the test."""
     service = Service(bake(), environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environment)})
+    subprocess.run(["uv", "sync", "--locked", "--quiet"], cwd=service.path, env=service.env, check=True)
     yield service
     service.run("python", "-m", "devdb", "stop")
 
 
 @pytest.fixture(scope="session")
 def virtual_environment(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One virtual environment for all services of this process: they have the same dependencies."""
+    """One virtual environment for all services of this process, one at a time: they have the same dependencies."""
     folder = tmp_path_factory.mktemp("venv") / "venv"
     cookiecutter(str(template), no_input=True, output_dir=str(folder.parent))
     subprocess.run(

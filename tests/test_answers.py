@@ -1,7 +1,9 @@
 """Answers work or are refused in one sentence, and every combination of options bakes a service that is clean."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,6 +56,15 @@ def texts(service: Path) -> Iterator[tuple[str, str]]:
         "project_name=My\nService",
         "description=one\x07two",
         "author=one\ntwo",
+        "author=it's\ttwo",
+        "project_name=My\u202eService",
+        "project_name=\u200b",
+        "description=one\u2028two",
+        "author=\ufeffme",
+        "project_name=My\udcffService",  # a byte that is not UTF-8
+        "description=\udcff",
+        "author=\udcff",
+        "project_slug=\udcff",
     ],
 )
 def test_a_bad_answer_is_refused_in_one_sentence(template: Path, tmp_path: Path, answer: str) -> None:
@@ -110,6 +121,18 @@ def test_texts_arrive_as_they_were_typed(service: Service, bake: Bake, text: str
         assert all(token.type in ("text", "text_special") for token in paragraph.children or [])
 
 
+def test_a_name_of_markup_is_text_in_the_documentation(service: Service, bake: Bake) -> None:
+    name = "</title><script>alert(1)</script> &amp; co"
+    baked = Service(bake(project_name=name, project_slug="markup"), service.env)
+    with baked.serve({"DATABASE_URL": "postgresql://127.0.0.1:1/none"}) as client:
+        for path in ("/docs", "/redoc"):
+            page = client.get(path).text
+            [title] = re.findall("<title>(.*?)</title>", page)
+            assert html.unescape(title).startswith(f"{name} - ")
+            assert "<script>alert" not in page
+        assert client.get("/openapi.json").json()["info"]["title"] == name
+
+
 @pytest.mark.parametrize("wanted", list(product([True, False], repeat=len(OPTIONS))), ids=str)
 def test_every_combination_is_clean_at_birth(service: Service, bake: Bake, wanted: tuple[bool, ...]) -> None:
     options = dict(zip(OPTIONS, wanted, strict=True))
@@ -160,6 +183,33 @@ def test_a_repository_is_started_unless_there_is_one(bake: Bake) -> None:
     assert subprocess.run(["git", "log"], cwd=outer, capture_output=True, check=False).returncode != 0, "no commit"
     (outer.parent / ".git").mkdir()
     assert not (bake(project_slug="inner") / ".git").exists()
+
+
+def test_the_bake_ends_with_what_is_next(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my services"
+    folder.mkdir()
+    done = cookiecutter(template, folder)
+    enter, run, save = done.stdout.splitlines()
+    assert shlex.split(enter) == ["cd", str(folder / "my-service")]
+    assert run.startswith("uv run alembic upgrade head && uv run fastapi dev")
+    subprocess.run(
+        save.replace("git commit", "git -c user.name=me -c user.email=me@example.com commit"),
+        cwd=folder / "my-service",
+        shell=True,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("lock", ["uv.lock", "{{cookiecutter.project_slug}}/uv.lock"])
+def test_a_lock_has_sizes_and_public_addresses(lock: str) -> None:
+    """Without sizes, the first `uv add` of a user writes each line of a file anew."""
+    packages = tomllib.loads((ROOT / lock).read_text(encoding="utf-8"))["package"]
+    files = [file for package in packages for file in [package.get("sdist"), *package.get("wheels", [])] if file]
+    assert files
+    assert all(file["size"] and file["url"].startswith("https://files.pythonhosted.org/") for file in files)
+    assert {package["source"].get("registry", "https://pypi.org/simple") for package in packages} == {
+        "https://pypi.org/simple"
+    }
 
 
 def test_baking_is_deterministic(bake: Bake) -> None:

@@ -37,6 +37,37 @@ router = APIRouter(prefix="/orders")
 async def list_orders() -> list[str]:
     return []
 """
+SHOP = """\
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI, Request
+from sqlalchemy import func, select
+
+from app.items.models import Item
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+    async with app.state.database.read_session() as session:
+        yield {"shop": f"{await session.scalar(select(func.count(Item.id)))} items"}
+
+
+router = APIRouter(prefix="/shop", lifespan=lifespan)
+
+
+@router.get("")
+async def read_shop(request: Request) -> str:
+    shop: str = request.state.shop
+    return shop
+"""
+SHOP_TEST = """\
+from httpx2 import AsyncClient
+
+
+async def test_the_shop_is_open(client: AsyncClient) -> None:
+    assert (await client.get("/api/v1/shop")).json() == "0 items"
+"""
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
 
 
@@ -85,14 +116,17 @@ def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) 
     blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     [router] = [block for block in blocks if "APIRouter" in block]
     [script] = [block for block in blocks if "asyncio.run" in block]
+    [test] = [block for block in blocks if "async def test_" in block]
     service.write("app/names/router.py", router)
     service.write("scripts/seed.py", script)
+    service.write("tests/names/test_names.py", test)
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
-    service.run("mypy", "app", "scripts")
+    service.run("mypy", "app", "scripts", "tests")
+    service.run("pytest", "tests/names")
 
     service.alembic("upgrade", "head")
-    done = service.run("python", "-W", "error", "-m", "scripts.seed")
+    done = service.run("python", "-W", "error", "scripts/seed.py")
     assert "Warning" not in done.stderr
     with service.serve() as client:
         assert client.get("/api/v1/names").text == "Lamp\n"
@@ -103,6 +137,40 @@ def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) 
         ask = f"import asyncio, websockets\nasync def ask():\n    async with websockets.connect({url!r}) as socket:\n"
         ask += "        await socket.send('LA')\n        print(await socket.recv())\nasyncio.run(ask())"
         assert service.run("python", "-c", ask).stdout.strip() == '["LAMP"]'
+
+
+def test_what_a_domain_opens_is_open_for_its_requests(service: Service) -> None:
+    service.write("app/shop/router.py", SHOP)
+    service.write("tests/test_shop.py", SHOP_TEST)
+    service.run("mypy")
+    service.run("pytest", "tests/test_shop.py")
+    service.alembic("upgrade", "head")
+    with service.serve() as client:
+        assert client.get("/api/v1/shop").json() == "0 items"
+
+
+def test_editors_find_no_fault(service: Service) -> None:
+    service.run("--with", "pyright[nodejs]==1.1.414", "pyright")
+
+
+@pytest.mark.parametrize("command", ["app/main.py", "-m app.main"])
+def test_the_application_runs_as_a_file(service: Service, command: str) -> None:
+    with subprocess.Popen(
+        [service.python, "-W", "error", *command.split()],
+        cwd=service.path,
+        env={**service.env, "DATABASE_URL": "postgresql://127.0.0.1:1/none"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        said = ""
+        # Another test may have the port.
+        while not re.search("Uvicorn running on http://127.0.0.1:8000|address already in use", said):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.terminate()
+    assert "Traceback" not in said
 
 
 def test_a_package_of_models_is_found(service: Service) -> None:

@@ -175,7 +175,7 @@ async def test_a_password_may_change_while_the_service_runs(
 ) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
-    (tmp_path / "tokens_of_test.py").write_text(f"async def token(): return open({str(file)!r}).read().strip()")
+    (tmp_path / "tokens_of_test.py").write_text(f"import pathlib\n\nasync def token(): return pathlib.Path({str(file)!r}).read_text().strip()")
     monkeypatch.syspath_prepend(tmp_path)
     role = f"rotating_{os.urandom(4).hex()}"
     admin = await asyncpg.connect(database_url)

@@ -22,6 +22,10 @@ from app.settings import Settings
 
 SIZE = 2
 INSERT = text("INSERT INTO words VALUES (:word)")
+LOCKS = text("""
+    SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+""")
 ONE, SLEEP = text("SELECT 1"), text("SELECT pg_sleep(30)")
 either = pytest.mark.parametrize("dependency", [SessionDep, ReadSessionDep], ids=["write", "read"])
 
@@ -65,7 +69,7 @@ async def assert_whole(app: FastAPI) -> None:
                     found = await session.scalar(text("SELECT current_setting('default_transaction_read_only')"))
                     assert found == read_only
                     assert not await session.scalar(text("SELECT current_setting('app.tenant', true)"))
-                    assert await session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+                    assert not await session.scalar(LOCKS)
                     assert await session.scalar(text("SELECT current_user = session_user"))
                     await barrier.wait()
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.project import ROOT
-from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
+from app.settings import ConfigurationError, DatabaseSettings, Environment, MigrationSettings, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_the_tests_take_no_other_environment_s_database(monkeypatch: pytest.Monk
         database(Settings)
 
 
-def database(of: type[Settings]) -> str | None:
+def database(of: type[DatabaseSettings]) -> str | None:
     url = load_settings(of).database
     return url.get_secret_value() if url else None
 

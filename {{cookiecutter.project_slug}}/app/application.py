@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape
 from importlib import import_module
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -20,6 +22,13 @@ CLOSING = 5  # seconds, for the connections of the database
 logger = logging.getLogger(__name__)
 
 
+class Title(str):
+    """A title that is escaped where the pages of the documentation add theirs."""
+
+    def __add__(self, other: str) -> str:
+        return escape(self) + other
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for `settings`; nothing connects before its lifespan.
 
@@ -28,10 +37,10 @@ def create_app(settings: Settings) -> FastAPI:
     """
     database = Database(settings)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
-    options = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
+    options: dict[str, Any] = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}
     # What only the documentation needs is not run where there is none.
     app: FastAPI = (import_module("fastapi_offline").FastAPIOffline if docs else FastAPI)(
-        title=project()["title"],
+        title=Title(project()["title"]),
         description=project()["description"],
         version=project()["version"],
         debug=settings.debug,

@@ -3,7 +3,7 @@
 import logging
 import sys
 import traceback
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from asyncpg import PostgresError
@@ -72,7 +72,7 @@ def hide_values(error: BaseException | None, seen: set[int]) -> None:
         if is_quoting:
             error.args = ("it may quote a value, and is hidden",)
         if isinstance(error, PostgresError):
-            error.detail = None
+            cast(Any, error).detail = None
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
                 hide_values(each, seen)

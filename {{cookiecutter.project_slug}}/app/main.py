@@ -4,6 +4,7 @@ import gc
 import logging
 import sys
 
+import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from app.application import create_app
@@ -22,3 +23,6 @@ try:
 except ConfigurationError as error:
     print(error, file=sys.stderr)
     sys.exit(STARTUP_FAILURE)  # with another code, `uvicorn --workers` would start its children again and again
+
+if __name__ == "__main__":  # as an editor runs it
+    uvicorn.run(app, log_config=None)

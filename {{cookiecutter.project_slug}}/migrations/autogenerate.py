@@ -99,8 +99,13 @@ class PostgresqlComparison(PostgresqlImpl):
         return not _are_alike("NULL", "NULL", process(inspector_column.type), process(metadata_column.type))
 
     def compare_server_default(
-        self, inspector_column: Column[Any], metadata_column: Column[Any], _: str | None, existing: str | None
+        self,
+        inspector_column: Column[Any],
+        metadata_column: Column[Any],
+        rendered_metadata_default: str | None,
+        rendered_inspector_default: str | None,
     ) -> bool:
+        existing = rendered_inspector_default
         compiler: Any = self.dialect.ddl_compiler(self.dialect, None)  # type: ignore[arg-type]
         default = compiler.get_column_default_string(metadata_column)
         if existing is None or default is None:

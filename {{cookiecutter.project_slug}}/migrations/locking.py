@@ -164,6 +164,7 @@ def _limited_transactions(connection: Connection, settings: MigrationSettings) -
 def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings) -> None:
     """Run the migrations; one that could not have a lock starts again, while others may pass."""
     waiting: tuple[str, ...] | None = None
+    pause = deadline = 0.0
     while True:
         try:
             with _limited_transactions(connection, settings):

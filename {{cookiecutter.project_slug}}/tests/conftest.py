@@ -1,26 +1,30 @@
-"""What the tests share: databases of their own, a transaction that is rolled back, the application and its client."""
+"""What the tests share: for each a database of its own, the application and its clients."""
 
 import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
+import uvicorn
 from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import ValidationError
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import NullPool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import devdb
 from app.application import create_app
 from app.db.engine import DatabaseUnavailable, create_engine
-from app.db.session import Database
+from app.db.session import Database, Sessions
 from app.environment import variables
 from app.project import ROOT
 from app.settings import ConfigurationError, DatabaseSettings, Settings, all_settings, load_settings
@@ -66,14 +70,18 @@ async def execute(statement: str) -> None:
 
 
 @contextmanager
-def new_database() -> Iterator[str]:
-    """Create a database beside the one that TEST_DATABASE_URL names, yield its URL, and drop it."""
+def new_database(template: str = "template1") -> Iterator[str]:
+    """Copy the database `template`, on the server of the tests, yield the copy's name, and drop it."""
     name = f"test_{secrets.token_hex(8)}"
-    asyncio.run(execute(f"CREATE DATABASE {name}"))
+    asyncio.run(execute(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
-        yield re.sub(r"^\s*([\w+]+://[^/?]*)(/[^?]*)?", rf"\1/{name}", os.environ["TEST_DATABASE_URL"])
+        yield name
     finally:
         asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def url_of(name: str) -> str:
+    return re.sub(r"^\s*([\w+]+://[^/?]*)(/[^?]*)?", rf"\1/{name}", os.environ["TEST_DATABASE_URL"])
 
 
 @pytest.fixture(scope="session")
@@ -87,19 +95,27 @@ def alembic_config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def database_url(alembic_config: Config) -> Iterator[str]:
-    """A database with the schema that the migrations build."""
-    with new_database() as url:
+def template(alembic_config: Config) -> Iterator[str]:
+    """The name of a database with the schema that the migrations build; nobody connects to it while it is copied."""
+    with new_database() as name:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DATABASE_URL", url)
+            patch.setenv("DATABASE_URL", url_of(name))
             command.upgrade(alembic_config, "head")
-        yield url
+        asyncio.run(execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        yield name
+
+
+@pytest.fixture
+def database_url(template: str) -> Iterator[str]:
+    """A database of the test's own, with the schema that the migrations build."""
+    with new_database(template) as name:
+        yield url_of(name)
 
 
 @pytest.fixture
 def empty_database_url() -> Iterator[str]:
-    with new_database() as url:
-        yield url
+    with new_database() as name:
+        yield url_of(name)
 
 
 @pytest.fixture
@@ -108,42 +124,55 @@ def settings(database_url: str) -> Settings:
 
 
 @pytest.fixture
-async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(settings, poolclass=NullPool)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction that is rolled back, whatever the application commits in it."""
-    async with engine.connect() as connection, connection.begin() as transaction:
-        yield connection
-        await transaction.rollback()
-
-
-@pytest.fixture
-async def database(settings: Settings, connection: AsyncConnection) -> AsyncIterator[Database]:
-    """A database whose sessions are all in the one transaction of `connection`."""
-    database = Database(settings, bind=connection, join_transaction_mode="create_savepoint")
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def session(connection: AsyncConnection) -> AsyncIterator[AsyncSession]:
-    async with AsyncSession(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session:
-        yield session
-
-
-@pytest.fixture
-def app(settings: Settings, database: Database) -> FastAPI:
+async def app(settings: Settings, anyio_backend: str) -> AsyncIterator[FastAPI]:
+    """The application, while its lifespan runs."""
     app = create_app(settings)
-    app.state.database = database
-    return app
+    async with app.router.lifespan_context(app) as state:
+        app.add_middleware(with_state, state=state or {})
+        yield app
+
+
+def with_state(app: ASGIApp, state: Mapping[str, Any]) -> ASGIApp:
+    """Return `app` as servers call it: with what its lifespan has yielded."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": {**state}}, receive, send)
+
+    return call
 
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         yield client
+
+
+@pytest.fixture
+async def server(app: FastAPI) -> AsyncIterator[str]:
+    """The host and port where uvicorn serves the application, for WebSockets and streams without an end."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=5))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        yield "{}:{}".format(*listener.getsockname())
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+def database(app: FastAPI) -> Database:
+    """The application's database, which gives sessions that commit."""
+    database: Database = app.state.database
+    return database
+
+
+@pytest.fixture
+def engine(database: Database) -> AsyncEngine:
+    return database.engine
+
+
+@pytest.fixture
+async def session(database: Database) -> AsyncIterator[AsyncSession]:
+    """A session like those of requests; commit what the client is to see."""
+    sessions = Sessions(database)
+    yield sessions.write()
+    await sessions.end()

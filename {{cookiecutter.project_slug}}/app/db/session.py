@@ -17,6 +17,11 @@ from app.db.pool import FAILED_TRANSACTION, create_pool
 from app.settings import Settings
 from app.text import one_line
 
+OTHER_LOOP = (
+    "another event loop has used the database, and has not closed it: starlette's TestClient has a loop of its own, "
+    "so a test of what asks the database is `async def`, and awaits the fixture `client`"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,7 +96,7 @@ class Turns(asyncio.Semaphore):
 
 
 class Database:
-    """What `create_app` makes of the settings: two engines, and the sessions on them, with SQLAlchemy's `options`.
+    """What `create_app` makes of the settings: two engines, and the sessions on them, for one event loop at a time.
 
     Raises:
         ConfigurationError: the settings name no database.
@@ -100,21 +105,24 @@ class Database:
     write_options: dict[str, Any]
     read_options: dict[str, Any]
     probe: asyncio.Task[str | None] | None = None  # of app.web.health, on the engines `probes`
+    loop: asyncio.AbstractEventLoop | None = None  # that uses it, until it is closed
 
-    def __init__(self, settings: Settings, **options: Any) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.engine, self.read_engine = create_pool(settings), create_pool(settings, read_only=True)
-        options = {"expire_on_commit": False, "close_resets_only": False} | options
+        options = {"expire_on_commit": False, "close_resets_only": False}
         self.write_options = {
             "bind": self.engine,
             "sync_session_class": NoLazyLoading,
             "turns": Turns(settings),
-        } | options
+            **options,
+        }
         self.read_options = {
             "bind": self.read_engine,
             "sync_session_class": ReadOnly,
             "turns": Turns(settings),
-        } | options
+            **options,
+        }
         # Requests that wait for a row may have all connections of a pool, and the service is well.
         alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
         self.probes = [create_pool(alone)]
@@ -126,12 +134,24 @@ class Database:
             self.probe.cancel()
             await asyncio.wait({self.probe})
         await asyncio.gather(*(engine.dispose() for engine in (self.engine, self.read_engine, *self.probes)))
-        # The next lifespan may have another event loop.
+        self.loop = None
         self.write_options["turns"], self.read_options["turns"] = Turns(self.settings), Turns(self.settings)
+
+    def use(self) -> None:
+        """Note that the running event loop uses the database.
+
+        Raises:
+            RuntimeError: it is another's.
+        """
+        loop = asyncio.get_running_loop()
+        if self.loop not in (loop, None):
+            raise RuntimeError(OTHER_LOOP)
+        self.loop = loop
 
     @asynccontextmanager
     async def sessions(self) -> AsyncIterator[Sessions]:
         """Yield sessions that are committed at the end of the block, or rolled back if it raises, and then ended."""
+        self.use()
         sessions = Sessions(self)
         try:
             yield sessions

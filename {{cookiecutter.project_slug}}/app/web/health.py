@@ -53,6 +53,7 @@ async def ready(request: Request, response: Response) -> Health:
 
 async def why_not_ready(database: Database) -> str | None:
     """Say, within the time limit, what keeps the code from working with its database; None: nothing."""
+    database.use()
     # Closing a connection that hangs may take longer than the limit. So one probe at a time, and none is given up.
     if database.probe is None or database.probe.done():
         database.probe = asyncio.create_task(find_fault(database.probes))

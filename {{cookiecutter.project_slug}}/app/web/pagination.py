@@ -2,18 +2,19 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from typing import Annotated, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 from uuid import UUID
 
 from fastapi import Query
 from pydantic import BaseModel, BeforeValidator
+from sqlalchemy.orm import Mapped
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class HasId(Protocol):
     @property
-    def id(self) -> UUID: ...
+    def id(self) -> UUID | Mapped[UUID]: ...  # of a model, mypy takes the one, and pyright the other
 
 
 def encode_cursor(key: UUID) -> str:
@@ -46,7 +47,5 @@ class Page(BaseModel, Generic[Schema]):
     @classmethod
     def of(cls, rows: Sequence[HasId], limit: int) -> Self:
         """Return the page of the first `limit` rows; ask the database for one more, to see if there is a next page."""
-        more = len(rows) > limit
-        return cls.model_validate(
-            {"items": rows[:limit], "next_cursor": encode_cursor(rows[limit - 1].id) if more else None}
-        )
+        last: Any = rows[limit - 1].id if len(rows) > limit else None
+        return cls.model_validate({"items": rows[:limit], "next_cursor": last and encode_cursor(last)})
