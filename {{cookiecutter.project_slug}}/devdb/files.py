@@ -9,7 +9,7 @@ from pathlib import Path
 
 Owner = tuple[int, int] | None  # user and group, or no other than this process's
 
-CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))  # as far as the system has it
+CAREFULLY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))  # not every system has each
 
 
 class DevdbError(ConnectionError):
@@ -47,7 +47,7 @@ def read(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | CAREFULLY)
     except PermissionError:
-        raise DevdbError(f"{path} belongs to another user: delete it, or set DATABASE_URL") from None
+        raise DevdbError(f"{path.parent} belongs to another user: delete it, or set DATABASE_URL") from None
     except OSError:
         return ""
     try:

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
 
 from devdb.files import DevdbError, delete, open_plain, pinned, read, write
+from devdb.processes import find, is_of, pid_file
 from devdb.programs import environment, owner_of, program, run_as
 from devdb.roles import ROLE, SET_UP
 
@@ -24,15 +24,6 @@ ATTEMPTS = 10  # to start: a crashed server's processes take a moment to end, an
 # A collation in which only an index with text_pattern_ops finds prefixes, as in most databases. The second is the C
 # library's own, and everywhere.
 LOCALES = ("en_US.UTF-8", "C.UTF-8")
-
-
-class PidFile(NamedTuple):
-    """What a server writes down."""
-
-    pid: int
-    data: str
-    port: str
-    is_ready: bool
 
 
 class Server:
@@ -60,7 +51,7 @@ class Server:
     def port(self) -> str:
         file = pid_file(self.data)
         if file is None:
-            raise DevdbError("the server does not run")
+            raise DevdbError(f"{self.data}/postmaster.pid is missing or broken: `python -m devdb start` mends it")
         return file.port
 
     @property
@@ -68,11 +59,11 @@ class Server:
         return f"postgresql://{ROLE}:{self.password}@127.0.0.1:{self.port}/postgres?sslmode=disable"
 
     def is_running(self) -> bool:
-        return self._pid() is not None
+        return find(self.data) is not None
 
     def is_ready(self) -> bool:
         file = pid_file(self.data)
-        return file is not None and file.is_ready and self._is_ours(file) and bool(self.password)
+        return file is not None and file.is_ready and is_of(file, self.data) and bool(self.password)
 
     def start(self) -> bool:
         """Start the server, and return True; return False if it ran already."""
@@ -80,7 +71,7 @@ class Server:
             return False
         with self._locked_folder() as folder:
             file = pid_file(self.data)
-            if file and self._is_ours(file) and self.password:  # its client was killed while the server was starting
+            if file and is_of(file, self.data) and self.password:  # its client was killed while the server was starting
                 self._wait_until(self.is_ready, "get ready")
                 return False
             self._stop()  # what runs without a sound file on it, or has yet to be set up
@@ -102,25 +93,6 @@ class Server:
             self._stop()
             delete(folder / "data")
 
-    def _pid(self) -> int | None:
-        """Return the pid that the server's file names or, if that cannot be believed, of a server started in this folder."""
-        file = pid_file(self.data)
-        if file and self._is_ours(file):
-            return file.pid
-        for pid in psutil.pids():
-            words = command_line(pid)
-            if str(self.data) in words and Path(words[0]).stem == "postgres" and is_in(pid, self.data):
-                return pid
-        return None
-
-    def _is_ours(self, file: PidFile) -> bool:
-        """Return whether the pid is this server's: after a crash or a reboot, any program may have it."""
-        if file.data not in command_line(file.pid):
-            return False
-        # It was started in another folder, if the project was moved since, or if it is a copy.
-        elsewhere = pid_file(Path(file.data))
-        return elsewhere is None or elsewhere.pid != file.pid or Path(file.data).samefile(self.data)
-
     @contextmanager
     def _locked_folder(self) -> Iterator[Path]:
         """Have the folder, with all its files but the data, for this process alone; yield a path to it."""
@@ -134,7 +106,7 @@ class Server:
                 with FileLock(folder / "lock", timeout=TIME_LIMIT):
                     yield folder
             except Timeout:
-                raise DevdbError(f"another process has locked {self.folder / 'lock'} for {TIME_LIMIT} s: end it") from None
+                raise DevdbError(f"another process has locked {self.folder}/lock for {TIME_LIMIT} s: end it") from None
 
     def _initialise(self, folder: Path) -> None:
         """Make the data folder: beside its place, so that an interrupted attempt leaves nothing that looks whole."""
@@ -176,24 +148,35 @@ class Server:
                     raise
 
     def _set_up(self, data: Path, password: str) -> None:
-        command = ("postgres", "--single", "-j", "-D", data, "-c", "exit_on_error=on", "postgres")
+        command = ("postgres", "--single", "-j", "-D", data, "postgres")
         self._run(*command, input=SET_UP.format(password=password))
 
     def _start(self, folder: Path) -> None:
         """Start the server on the port it had before, or on another if that is taken."""
+        extensions = self._trust_vector(folder)
         for attempt in range(ATTEMPTS):
             port = free_port(read(folder / "port"))
             write(folder / "port", str(port), self.owner)
             try:
-                return self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port}")
+                return self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port} {extensions}")
             except DevdbError:
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.3)
 
+    def _trust_vector(self, folder: Path) -> str:
+        """Let the application's role create pgvector, as hosted databases do; return the option that it takes."""
+        share = program("postgres", self.programs).parents[1] / "share"
+        control = (share / "extension/vector.control").read_text()
+        (folder / "extension").mkdir(mode=0o700, exist_ok=True)
+        control += f"trusted = true\ndirectory = '{share}/extension'\n"
+        with pinned(folder / "extension", self.owner) as extension:
+            write(extension / "vector.control", control, self.owner)
+        return f'-c "extension_control_path={self.folder}{os.pathsep}{share}"'
+
     def _stop(self) -> None:
         """Stop the server, and forget a file that PostgreSQL would not start before: broken, or of another program."""
-        if pid := self._pid():
+        if pid := find(self.data):
             self._run("pg_ctl", "kill", "INT", str(pid))
             self._wait_until(lambda: not self.is_running(), "end")
         file = pid_file(self.data)
@@ -224,35 +207,9 @@ class Server:
             )
             log.seek(before)
             said = log.read().decode(errors="replace")
-        if done.returncode:
-            reasons = re.findall(r"(?:error|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
+        if done.returncode or (name == "postgres" and "ERROR: " in said):  # after which it goes on
+            reasons = re.findall(r"(?:error|ERROR|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
             raise DevdbError(f"{name} failed: {' '.join(reasons[-1:])} (more in {self.log})")
-
-
-def pid_file(data: Path) -> PidFile | None:
-    """Return what a server in this folder has written down; None if there is nothing, or nothing sound."""
-    lines = read(data / "postmaster.pid").splitlines()
-    if len(lines) < 4 or not re.fullmatch(r"[1-9]\d{0,9} [1-9]\d{0,4}", f"{lines[0]} {lines[3]}", re.ASCII):
-        return None
-    return PidFile(int(lines[0]), lines[1], lines[3], lines[7:] == ["ready   "])
-
-
-def command_line(pid: int) -> list[str]:
-    """Return the command line of the program with this pid; [] if there is none, or it is not for us to see."""
-    try:
-        return list(psutil.Process(pid).cmdline())
-    except (ValueError, psutil.Error):
-        return []
-
-
-def is_in(pid: int, folder: Path) -> bool:
-    """Return whether a program is in this folder, and not in one that was moved from here, as far as can be seen."""
-    try:
-        return os.path.samefile(psutil.Process(pid).cwd(), folder)
-    except psutil.AccessDenied:
-        return True
-    except (OSError, psutil.Error):
-        return False
 
 
 def free_port(preferred: str) -> int:
