@@ -177,7 +177,8 @@ class Server:
     def _stop(self) -> None:
         """Stop the server; forget a pid file that would keep PostgreSQL from going on: broken, or of another program."""
         pid, file = find(self.data), pid_file(self.data)
-        if self.data.exists() and (file is None or (file.pid != pid and psutil.pid_exists(file.pid))):
+        is_in_the_way = file is None or (file.pid != pid and psutil.pid_exists(file.pid))
+        if is_in_the_way and self.data.exists() and not (self.owner and self.data.is_symlink()):
             with pinned(self.data, self.owner) as data:
                 delete(data / "postmaster.pid")
         for signal in ("INT", "KILL") if pid else ():  # the second, if it hangs
