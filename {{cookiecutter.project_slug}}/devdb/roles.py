@@ -14,6 +14,7 @@ DECLARE command text;
 BEGIN
 IF to_regrole('{ROLE}') IS NULL THEN CREATE ROLE {ROLE}; END IF;
 ALTER ROLE {ROLE} LOGIN CREATEDB CREATEROLE PASSWORD '{{password}}';
+ALTER ROLE {ROLE} SET createrole_self_grant = 'set, inherit';
 ALTER ROLE postgres PASSWORD '{{password}}';
 ALTER DATABASE postgres OWNER TO {ROLE};
 FOR command IN

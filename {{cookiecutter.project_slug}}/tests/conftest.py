@@ -23,7 +23,7 @@ from app.db.engine import DatabaseUnavailable, create_engine
 from app.db.session import Database
 from app.project import ROOT
 from app.settings import MigrationSettings, Settings
-from devdb.server import DevdbError
+from devdb.files import DevdbError
 
 
 def pytest_configure() -> None:
