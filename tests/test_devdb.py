@@ -208,7 +208,7 @@ def test_what_is_broken_in_its_folder_is_mended_and_nothing_is_followed(
     devdb(service, "start")
     service.sql("CREATE TABLE kept ()")
     victim = tmp_path / "victim"
-    for name in ("data/postmaster.pid", "port", "password", "log", "lock"):
+    for name in ("data/postmaster.pid", "port", "password", "role", "log", "lock"):
         for command in ("stop", "status"):  # and so with a server that runs, too
             devdb(service, command)
             victim.unlink(missing_ok=True)
@@ -370,23 +370,26 @@ MADE_BY_THE_SUPERUSER = {
     "CREATE VIEW seen AS SELECT 1 AS one": "VIEW seen",
     "CREATE MATERIALIZED VIEW stored AS SELECT 1 AS one": "MATERIALIZED VIEW stored",
     "CREATE FUNCTION f(int, text) RETURNS int LANGUAGE sql AS 'SELECT $1'": "FUNCTION f",
+    "CREATE COLLATION letters (locale = 'C')": "COLLATION letters",
+    "CREATE STATISTICS both ON id, mood FROM serials": "STATISTICS both",
+    "CREATE OPERATOR ### (leftarg = int, rightarg = int, function = int4pl)": "OPERATOR ### (int, int)",
+    "CREATE TEXT SEARCH CONFIGURATION words (copy = english)": "TEXT SEARCH CONFIGURATION words",
     "CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT 1'": "PROCEDURE p",
     """CREATE SCHEMA "odd ""Schema" CREATE TABLE "odd Table" (id int)""": """TABLE "odd ""Schema"."odd Table\"""",
 }
 
 
 def test_data_of_before_the_role_is_carried_over_while_its_server_runs(service: Service) -> None:
-    """What the superuser alone made, with a password file of one line."""
+    """What the superuser alone made."""
     devdb(service, "start")
     old = "REASSIGN OWNED BY application TO postgres; DROP OWNED BY application; DROP ROLE application"
     service.sql("; ".join([*MADE_BY_THE_SUPERUSER, "SELECT lo_create(47110)", "CREATE EXTENSION vector", old]))
-    password = service.path / ".devdb/password"
-    secret = password.read_text().split()[0]
-    password.write_text(secret)
+    secret = (service.path / ".devdb/password").read_text()
+    (service.path / ".devdb/role").unlink()
     drops = [f"DROP {what}" for what in reversed(MADE_BY_THE_SUPERUSER.values())]
     answers = ask(service, "SELECT count(*) FROM serials", "SELECT lo_unlink(47110)", *drops)
     assert answers == ["0", "1", *["None"] * len(drops)]
-    assert password.read_text().split() == [secret, "application"]
+    assert (service.path / ".devdb/password").read_text() == secret
 
 
 def test_reset_says_what_it_deleted_and_asks_at_a_terminal(service: Service) -> None:

@@ -43,9 +43,13 @@ class Server:
 
     @property
     def password(self) -> str:
-        """Both roles' password; empty unless it is whole, and the roles are set up."""
-        found = re.fullmatch(rf"([0-9a-f]{{64}})\n{ROLE}\n", read(self.folder / "password"))
-        return found[1] if found else ""
+        """Both roles' password; empty if it was lost."""
+        text = read(self.folder / "password")
+        return text if re.fullmatch(r"[0-9a-f]{64}", text) else ""
+
+    @property
+    def is_set_up(self) -> bool:
+        return bool(self.password) and read(self.folder / "role") == ROLE
 
     @property
     def port(self) -> str:
@@ -63,7 +67,7 @@ class Server:
 
     def is_ready(self) -> bool:
         file = pid_file(self.data)
-        return file is not None and file.is_ready and is_of(file, self.data) and bool(self.password)
+        return file is not None and file.is_ready and is_of(file, self.data) and self.is_set_up
 
     def start(self) -> bool:
         """Start the server, and return True; return False if it ran already."""
@@ -72,7 +76,7 @@ class Server:
         with self._locked_folder() as folder:
             file = pid_file(self.data)
             # Its client may have been killed while the server was starting.
-            if file and is_of(file, self.data) and self.password and wait_for(self.is_ready):
+            if file and is_of(file, self.data) and self.is_set_up and wait_for(self.is_ready):
                 return False
             self._stop()  # what hangs, runs without a sound pid file, or has yet to be set up
             self._initialise(folder)
@@ -118,21 +122,23 @@ class Server:
                 raise DevdbError(
                     f"{self.data} is of PostgreSQL {made_by}, and this is {this}: `python -m devdb reset` deletes it"
                 )
-            if not self.password:  # it was lost, or this server had no role for the application
-                known = re.match(r"[0-9a-f]{64}$", read(self.folder / "password"))
-                password = known[0] if known else password
+            if not self.is_set_up:  # the password was lost, or this server had no role for the application
                 self._set_up(self.data, password)
-                write(folder / "password", f"{password}\n{ROLE}\n", self.owner)
+                self._note(folder, password)
             return
         # A client that was killed may have left an initdb behind that still writes to its folder.
         for leftover in folder.glob("data.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         delete(folder / "data")
-        write(folder / "password", f"{password}\n{ROLE}\n", self.owner)
+        self._note(folder, password)
         name = f"data.{secrets.token_hex(4)}"
         self._init(self.folder / name)
         self._set_up(self.folder / name, password)
         (folder / name).rename(folder / "data")
+
+    def _note(self, folder: Path, password: str) -> None:
+        for name, text in {"password": password, "role": ROLE}.items():
+            write(folder / name, text, self.owner)
 
     def _init(self, data: Path) -> None:
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
@@ -167,12 +173,15 @@ class Server:
     def _trust_vector(self, folder: Path) -> str:
         """Let the application's role create pgvector, as hosted databases do; return the option that it takes."""
         share = program("postgres", self.programs).parents[1] / "share"
-        control = (share / "extension/vector.control").read_text()
+        control = share / "extension" / "vector.control"
+        if os.pathsep in f"{self.folder}{share}"[2:] or not control.exists():
+            return ""
+        directory = share.as_posix().replace("'", "''")
+        text = f"{control.read_text()}trusted = true\ndirectory = '{directory}/extension'\n"
         (folder / "extension").mkdir(mode=0o700, exist_ok=True)
-        control += f"trusted = true\ndirectory = '{share}/extension'\n"
         with pinned(folder / "extension", self.owner) as extension:
-            write(extension / "vector.control", control, self.owner)
-        return f'-c "extension_control_path={self.folder}{os.pathsep}{share}"'
+            write(extension / "vector.control", text, self.owner)
+        return f'-c "extension_control_path={self.folder.as_posix()}{os.pathsep}{share.as_posix()}"'
 
     def _stop(self) -> None:
         """Stop the server; forget a pid file that would keep PostgreSQL from going on: broken, or of another program."""
