@@ -371,7 +371,7 @@ MADE_BY_THE_SUPERUSER = {
     "CREATE MATERIALIZED VIEW stored AS SELECT 1 AS one": "MATERIALIZED VIEW stored",
     "CREATE FUNCTION f(int, text) RETURNS int LANGUAGE sql AS 'SELECT $1'": "FUNCTION f",
     "CREATE COLLATION letters (locale = 'C')": "COLLATION letters",
-    "CREATE STATISTICS both ON id, mood FROM serials": "STATISTICS both",
+    "CREATE STATISTICS joint ON id, mood FROM serials": "STATISTICS joint",
     "CREATE OPERATOR ### (leftarg = int, rightarg = int, function = int4pl)": "OPERATOR ### (int, int)",
     "CREATE TEXT SEARCH CONFIGURATION words (copy = english)": "TEXT SEARCH CONFIGURATION words",
     "CREATE PROCEDURE p() LANGUAGE sql AS 'SELECT 1'": "PROCEDURE p",

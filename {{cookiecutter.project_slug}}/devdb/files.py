@@ -64,8 +64,8 @@ def open_plain(path: Path, owner: Owner) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | CAREFULLY)
         status = os.fstat(descriptor)
         # A file of root's with no other name is one that its maker has yet to give away.
-        is_theirs = owner is None or (status.st_nlink == 1 and status.st_uid in (0, owner[0]))
-        if stat.S_ISREG(status.st_mode) and is_theirs:
+        is_theirs = owner is None or status.st_uid in (0, owner[0])
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and is_theirs:
             return descriptor
         os.close(descriptor)
     delete(path)
