@@ -23,6 +23,10 @@ def devdb(service: Service, *arguments: str, check: bool = True) -> subprocess.C
     return service.run("python", "-m", "devdb", *arguments, check=check)
 
 
+def superuser_sql(service: Service, query: str) -> str:
+    return devdb(service, "psql", "-U", "postgres", "-XAtc", query).stdout.strip()
+
+
 def start_client(service: Service, command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [service.python, "-m", "devdb", command],
@@ -70,7 +74,7 @@ def test_it_keeps_its_data_and_its_address_until_it_is_reset(service: Service) -
 def test_it_listens_to_this_machine_only_and_asks_for_a_password(service: Service) -> None:
     devdb(service, "start")
     assert service.sql("SHOW listen_addresses") == "127.0.0.1"
-    assert service.sql("SELECT DISTINCT auth_method FROM pg_hba_file_rules") == "scram-sha-256"
+    assert superuser_sql(service, "SELECT DISTINCT auth_method FROM pg_hba_file_rules") == "scram-sha-256"
     assert (service.path / ".devdb/password").stat().st_mode & 0o777 == 0o600
 
 
@@ -92,9 +96,9 @@ def test_it_survives_the_death_of_a_client_that_starts_it(service: Service) -> N
 
 def test_a_server_with_no_connection_left_still_runs_and_stops(service: Service) -> None:
     devdb(service, "start")
-    service.sql("ALTER SYSTEM SET max_connections = 4")
-    service.sql("ALTER SYSTEM SET superuser_reserved_connections = 0")
-    service.sql("ALTER SYSTEM SET max_wal_senders = 0")
+    superuser_sql(service, "ALTER SYSTEM SET max_connections = 4")
+    superuser_sql(service, "ALTER SYSTEM SET superuser_reserved_connections = 0")
+    superuser_sql(service, "ALTER SYSTEM SET max_wal_senders = 0")
     devdb(service, "stop")
     url = devdb(service, "url").stdout.strip()
     code = f"""
@@ -237,11 +241,13 @@ def test_sql_gives_no_file_of_root_s_away(service: Service, tmp_path: Path) -> N
     victim.write_text("root's")
     folder = service.path / ".devdb"
     for name in ("log", "lock", "port", "password", "data.0123", "extension/vector.control"):
-        service.sql(f'COPY (SELECT 1) TO PROGRAM \'ln -sf "{victim}" "{folder / name}"\'')
+        superuser_sql(service, f'COPY (SELECT 1) TO PROGRAM \'ln -sf "{victim}" "{folder / name}"\'')
         for command in ("stop", "start"):
             devdb(service, command)
             assert (victim.read_text(), victim.stat().st_uid) == ("root's", 0)
-    service.sql(f'COPY (SELECT 1) TO PROGRAM \'mv "{folder}/data" "{folder}/old"; ln -s "{tmp_path}" "{folder}/data"\'')
+    superuser_sql(
+        service, f'COPY (SELECT 1) TO PROGRAM \'mv "{folder}/data" "{folder}/old"; ln -s "{tmp_path}" "{folder}/data"\''
+    )
     (tmp_path / "postmaster.pid").write_text("")
     for command in ("status", "start", "stop"):
         assert "Traceback" not in devdb(service, command, check=False).stderr
@@ -307,7 +313,7 @@ def test_what_a_throw_away_server_runs_has_no_capability(service: Service) -> No
 
 
 def test_the_application_s_role_is_no_superuser(service: Service) -> None:
-    service.sql("CREATE TABLE not_granted ()")
+    superuser_sql(service, "CREATE TABLE not_granted ()")
     answers = ask(
         service,
         "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user",
@@ -383,7 +389,9 @@ def test_data_of_before_the_role_is_carried_over_while_its_server_runs(service: 
     """What the superuser alone made."""
     devdb(service, "start")
     old = "REASSIGN OWNED BY application TO postgres; DROP OWNED BY application; DROP ROLE application"
-    service.sql("; ".join([*MADE_BY_THE_SUPERUSER, "SELECT lo_create(47110)", "CREATE EXTENSION vector", old]))
+    superuser_sql(
+        service, "; ".join([*MADE_BY_THE_SUPERUSER, "SELECT lo_create(47110)", "CREATE EXTENSION vector", old])
+    )
     secret = (service.path / ".devdb/password").read_text()
     (service.path / ".devdb/role").unlink()
     drops = [f"DROP {what}" for what in reversed(MADE_BY_THE_SUPERUSER.values())]

@@ -7,6 +7,7 @@ import sys
 
 from devdb import ROOT, keeper, start
 from devdb.programs import environment, program
+from devdb.roles import ROLE
 from devdb.server import Server
 
 COMMANDS = {
@@ -14,7 +15,7 @@ COMMANDS = {
     "stop": "stop the server; the data stays",
     "status": "say whether the server runs (exit code 3 if not)",
     "url": "print the server's URL, starting it if need be",
-    "psql": "open psql on the server, starting it if need be; further arguments go to psql",
+    "psql": "open psql on the server, starting it if need be; further arguments go to psql (-U postgres: the superuser)",
     "reset": "stop the server and delete its data",
     "throwaway": "run an empty server until standard input ends, its URL on standard output",
 }
@@ -64,7 +65,7 @@ def client_environment(server: Server) -> dict[str, str]:
     return environment() | {
         "PGHOST": "127.0.0.1",
         "PGPORT": server.port,
-        "PGUSER": "postgres",
+        "PGUSER": ROLE,
         "PGPASSWORD": server.password,
         "PGDATABASE": "postgres",
         "PGSSLMODE": "disable",

@@ -11,14 +11,18 @@ OBJECTS = " UNION ALL ".join(
     f"SELECT 'pg_{name.removesuffix('_metadata')}'::regclass AS catalog, oid FROM pg_{name} WHERE {prefix}owner = 10"
     for name, prefix in map(str.split, CATALOGS)
 )
-SET_UP = f"""
+
+
+def set_up(password: str) -> str:
+    """Return the SQL that makes or mends the roles, and gives the application what the superuser made."""
+    return f"""
 DO $$
 DECLARE command text;
 BEGIN
 IF to_regrole('{ROLE}') IS NULL THEN CREATE ROLE {ROLE}; END IF;
-ALTER ROLE {ROLE} LOGIN CREATEDB CREATEROLE PASSWORD '{{password}}';
+ALTER ROLE {ROLE} LOGIN CREATEDB CREATEROLE PASSWORD '{password}';
 ALTER ROLE {ROLE} SET createrole_self_grant = 'set, inherit';
-ALTER ROLE postgres PASSWORD '{{password}}';
+ALTER ROLE postgres PASSWORD '{password}';
 ALTER DATABASE postgres OWNER TO {ROLE};
 FOR command IN
     SELECT format('ALTER %s %s OWNER TO {ROLE}', replace(type, 'statistics object', 'statistics'), identity)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from devdb.files import DevdbError, delete, open_plain, pinned, read, write
 from devdb.processes import find, is_of, pid_file
 from devdb.programs import environment, owner_of, program, run_as
-from devdb.roles import ROLE, SET_UP
+from devdb.roles import ROLE, set_up
 
 TIME_LIMIT = 60  # seconds, to get ready, to end, or for another to do so; pg_ctl's own
 ATTEMPTS = 10  # to start: a crashed server's processes take a moment to end, and a port may be taken
@@ -155,7 +155,7 @@ class Server:
 
     def _set_up(self, data: Path, password: str) -> None:
         command = ("postgres", "--single", "-j", "-D", data, "postgres")
-        self._run(*command, input=SET_UP.format(password=password))
+        self._run(*command, input=set_up(password))
 
     def _start(self, folder: Path) -> None:
         """Start the server on the port it had before, or on another if that is taken."""
