@@ -417,7 +417,8 @@ def test_the_oldest_versions_that_it_allows_will_do(bake: Bake) -> None:
 
 def test_any_character_may_stand_in_a_password(service: Service) -> None:
     user, password = "o'hara", "p@ss/w%rd#1:x?[]{} &="
-    service.sql(f"CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'")
+    create = f"CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'"
+    service.run("python", "-m", "devdb", "psql", "-U", "postgres", "-c", create)
     parts = urlsplit(service.run("python", "-m", "devdb", "url").stdout.strip())
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     url = parts._replace(netloc=f"{login}@127.0.0.1:{parts.port}").geturl()

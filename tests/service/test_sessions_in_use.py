@@ -480,7 +480,7 @@ def test_an_application_may_live_twice(empty_database_url: str) -> None:
         "SELECT pg_advisory_lock(1)",
         "SELECT pg_try_advisory_lock_shared(1)",
         "SET default_transaction_read_only = off",
-        "SET ROLE pg_monitor",
+        "SET ROLE pg_database_owner",
         "DO $$ BEGIN SET app.tenant = 'mine'; END $$",
     ],
 )

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from devdb.server import DevdbError, Server
+from devdb.files import DevdbError
+from devdb.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 

