@@ -1,4 +1,4 @@
-"""Where the service lies, and what its `pyproject.toml` says of it."""
+"""Where the service lies, and what its files say of it."""
 
 import tomllib
 from functools import cache
@@ -13,3 +13,11 @@ def project() -> dict[str, Any]:
     """Return the table `project` of `pyproject.toml`, with the title from the table `tool.app`."""
     pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return {**pyproject["project"], **pyproject["tool"]["app"]}
+
+
+@cache
+def version_table() -> tuple[str | None, str]:
+    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table."""
+    path = ROOT / "migrations/versions/version_table.toml"
+    table: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return table.get("schema"), table.get("name", "alembic_version")
