@@ -118,7 +118,9 @@ def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
 def _time_limits(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
     """Return the query that sets the time limits, of the transaction if `is_local`, or else of the session."""
     limits = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
-    return "SELECT " + ", ".join(f"pg_catalog.set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items())
+    return "SELECT " + ", ".join(
+        f"pg_catalog.set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items()
+    )
 
 
 def _refuse_transaction_pooler(connection: Connection) -> None:

@@ -21,7 +21,8 @@ from migrations.errors import SEVERAL
 
 # What may hold a semicolon that ends no statement, but for the body of BEGIN ATOMIC.
 NESTED = re.compile(
-    r"""\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|"[^"]*"|(\$\w*\$).*?\1|--[^\n]*|/\*.*?\*/|\([^()]*\)""", re.DOTALL | re.IGNORECASE
+    r"""\bE'(?:[^'\\]|\\.|'')*'|'[^']*'|"[^"]*"|(\$\w*\$).*?\1|--[^\n]*|/\*.*?\*/|\([^()]*\)""",
+    re.DOTALL | re.IGNORECASE,
 )
 TWO = re.compile(r"^(?!.*\bBEGIN\s+ATOMIC\b).*;\s*[^\s;]", re.DOTALL | re.IGNORECASE)
 AS_TEXT = (str, int, float, Decimal, date, time, UUID)
