@@ -111,7 +111,7 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
 # Files of `tests/service` besides the one on safety; each group takes about as long as another.
 GROUPS = [
     ["callers", "comparison"],
-    ["autogenerate", "migrations"],
+    ["autogenerate", "brought_databases", "migrations", "offline", "planted_functions"],
     ["engine", "errors", "health", "items", "session", "sessions_in_use", "telemetry", "url"],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
