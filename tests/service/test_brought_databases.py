@@ -92,3 +92,11 @@ async def test_a_schema_that_is_missing_is_said(project: Project) -> None:
     env = {"DATABASE_URL": with_search_path(project.url, "missing")}
     assert "no schema has been selected to create in" in project.refusal("upgrade", "head", env=env)
     assert project.alembic("current", env=env)
+
+
+@pytest.mark.parametrize("text", ["name = ", 'shema = "ops"', "name = 5", 'name = ""'])
+def test_a_malformed_file_is_refused_in_one_line(project: Project, text: str) -> None:
+    project.revision(TABLE)
+    project.write(OWN, text)
+    for arguments in (["current"], ["upgrade", "head", "--sql"]):
+        assert "migrations/versions/version_table.toml: " in project.refusal(*arguments)

@@ -76,6 +76,7 @@ CASES = {
     op.execute(things.insert().values([{"n": 10, "t": "a"}, {"n": 11, "t": "b"}]))
     op.execute(things.delete().where(things.c.t == "b"))
     op.execute("SELECT 1 -- a note")
+    op.execute(sa.func.setval("things_n_seq", 20))
     op.execute("INSERT INTO things (t) VALUES ('after'); ")
     op.execute("CREATE FUNCTION two() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN PERFORM 1; RETURN 2; END $f$")
     op.execute("CREATE FUNCTION three() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT 3; END")

@@ -17,7 +17,13 @@ def project() -> dict[str, Any]:
 
 @cache
 def version_table() -> tuple[str | None, str]:
-    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table."""
+    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
+
+    Raises:
+        ValueError: the file that says so is malformed.
+    """
     path = ROOT / "migrations/versions/version_table.toml"
-    table: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not table.keys() <= {"schema", "name"} or not all(isinstance(text, str) and text for text in table.values()):
+        raise ValueError("it may have a `name` and a `schema`, each a text")
     return table.get("schema"), table.get("name", "alembic_version")

@@ -16,6 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import project
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.settings import ConfigurationError, Environment, MigrationSettings, load_settings
 
@@ -56,6 +57,18 @@ def migration_settings() -> MigrationSettings:
         return load_settings(MigrationSettings)
     except ConfigurationError as error:
         raise CommandError(str(error)) from error
+
+
+def version_table() -> tuple[str | None, str]:
+    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
+
+    Raises:
+        CommandError: the file that says so is malformed.
+    """
+    try:
+        return project.version_table()
+    except ValueError as error:
+        raise CommandError(f"migrations/versions/version_table.toml: {error}") from error
 
 
 def run(migrations: Coroutine[Any, Any, None], connectable: AsyncEngine | AsyncConnection | None) -> None:

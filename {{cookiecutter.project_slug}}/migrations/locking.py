@@ -11,9 +11,8 @@ from alembic.util import CommandError, to_tuple
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
-from app import project
 from app.settings import MigrationSettings
-from migrations.callers import migration_settings
+from migrations import callers
 from migrations.errors import reason, short_errors, sqlstate
 
 LOCK = int.from_bytes(b"alembic", "big")
@@ -59,7 +58,7 @@ def ask(connection: Connection, query: str) -> Any:
 
 def version_table(connection: Connection) -> dict[str, Any]:
     """Return alembic's options of the table that keeps the applied revisions, which is where `connection` creates tables."""
-    schema, name = project.version_table()
+    schema, name = callers.version_table()
     schema = schema or ask(connection, "SELECT pg_catalog.current_schema()")
     return {"version_table": name, "version_table_schema": schema}
 
@@ -78,11 +77,11 @@ def run_migrations(connection: Connection) -> None:
             if not _changes_the_database():
                 context.run_migrations()
             elif callers_transaction:
-                _lock(connection, "pg_try_advisory_xact_lock", migration_settings().migration_lock_wait)
+                _lock(connection, "pg_try_advisory_xact_lock", callers.migration_settings().migration_lock_wait)
                 context.run_migrations()
             else:
                 connection.rollback()  # what asking for the heads began
-                _run_alone(connection, migration_settings())
+                _run_alone(connection, callers.migration_settings())
             if not callers_transaction:
                 connection.commit()  # `ensure_version` has begun a transaction, too
     finally:

@@ -14,8 +14,9 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import DDLElement
+from sqlalchemy.sql.functions import FunctionElement
 
-from app import project
+from migrations import callers
 from migrations.autogenerate import PostgresqlComparison
 from migrations.errors import SEVERAL
 
@@ -31,7 +32,7 @@ ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 
 def version_table() -> dict[str, Any]:
     """Return alembic's options of the table that keeps the applied revisions."""
-    schema, name = project.version_table()
+    schema, name = callers.version_table()
     return {"version_table": name, "version_table_schema": schema}
 
 
@@ -46,6 +47,8 @@ class PostgresqlImpl(PostgresqlComparison):
         self.dialect.dbapi = self.dialect.dbapi or self.dialect.import_dbapi()  # which some types ask
         if isinstance(construct, str):
             construct = text(construct)
+        elif isinstance(construct, FunctionElement):
+            construct = construct.select()
         if isinstance(construct, DDLElement):
             sql = str(construct.compile(dialect=self.dialect)).strip()
         else:

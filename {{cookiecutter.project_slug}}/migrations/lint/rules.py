@@ -3,12 +3,8 @@
 A pattern is searched for in each transaction, where every statement has a line of its own and its spaces are single.
 """
 
-import re
 from typing import NamedTuple
 
-from app.project import version_table
-
-VERSION_TABLE = re.escape(".".join(filter(None, version_table())))
 ALTER_TABLE = r"^ALTER TABLE (?:IF EXISTS |ONLY )*\S+ (?:.*, )?"
 ADD_COLUMN = rf'{ALTER_TABLE}ADD (?:COLUMN )?(?:IF NOT EXISTS )?(?:"[^"]+"|\S+) '
 
@@ -55,7 +51,7 @@ RULES = [
     ),
     Rule(
         "backfill-beside-ddl",
-        rf"^(?:WITH .*\) )?(?:UPDATE|DELETE FROM|MERGE INTO) (?!{VERSION_TABLE} )",
+        r"^(?:WITH .*\) )?(?:UPDATE|DELETE FROM|MERGE INTO) ",
         "The locks of the schema changes in this transaction are held until every row is written.",
         "Write the rows in a revision of its own, in batches.",
         beside=r"\ABEGIN;(?s:.*)^(?:ALTER|CREATE|DROP) ",
