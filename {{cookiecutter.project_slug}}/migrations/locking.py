@@ -44,25 +44,6 @@ TIME_LIMITS = """
 logger = logging.getLogger(__name__)
 
 
-def ask(connection: Connection, query: str) -> Any:
-    """Return the scalar that `query` gives, in the caller's transaction or in one that ends at once.
-
-    A transaction left open would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for those.
-    """
-    callers_transaction = connection.in_transaction()
-    answer = connection.scalar(text(query))
-    if not callers_transaction:
-        connection.commit()
-    return answer
-
-
-def version_table(connection: Connection) -> dict[str, Any]:
-    """Return alembic's options of the table that keeps the applied revisions, which is where `connection` creates tables."""
-    schema, name = callers.version_table()
-    schema = schema or ask(connection, "SELECT pg_catalog.current_schema()")
-    return {"version_table": name, "version_table_schema": schema}
-
-
 def run_migrations(connection: Connection) -> None:
     """Run what the alembic command asks for. What changes the database runs alone, and waits for no lock for long.
 
@@ -89,6 +70,13 @@ def run_migrations(connection: Connection) -> None:
             connection.rollback()
 
 
+def version_table(connection: Connection) -> dict[str, Any]:
+    """Return alembic's options of the table that keeps the applied revisions, which is where `connection` creates tables."""
+    schema, name = callers.version_table()
+    schema = schema or _ask(connection, "SELECT pg_catalog.current_schema()")
+    return {"version_table": name, "version_table_schema": schema}
+
+
 def _changes_the_database() -> bool:
     try:
         target = context.get_revision_argument()
@@ -100,18 +88,18 @@ def _changes_the_database() -> bool:
 
 def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
     _refuse_transaction_pooler(connection)
-    before = ask(connection, TIME_LIMITS)
+    before = _ask(connection, TIME_LIMITS)
     if "connection" not in context.config.attributes:
-        ask(connection, SESSION)
-    ask(connection, _time_limits("0", "0", is_local=False))  # the role or the database may have others than none
+        _ask(connection, SESSION)
+    _ask(connection, _time_limits("0", "0", is_local=False))  # the role or the database may have others than none
     try:
         _lock(connection, "pg_try_advisory_lock", settings.migration_lock_wait)
         _run_until_locks_are_had(connection, settings)
     finally:
         if not connection.invalidated:
             connection.rollback()
-            ask(connection, _time_limits(*before.split(), is_local=False))
-            ask(connection, f"SELECT pg_catalog.pg_advisory_unlock({LOCK})")
+            _ask(connection, _time_limits(*before.split(), is_local=False))
+            _ask(connection, f"SELECT pg_catalog.pg_advisory_unlock({LOCK})")
 
 
 def _time_limits(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
@@ -122,17 +110,29 @@ def _time_limits(lock_timeout: str, statement_timeout: str, *, is_local: bool) -
     )
 
 
+def _ask(connection: Connection, query: str) -> Any:
+    """Return the scalar that `query` gives, in the caller's transaction or in one that ends at once.
+
+    A transaction left open would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for those.
+    """
+    callers_transaction = connection.in_transaction()
+    answer = connection.scalar(text(query))
+    if not callers_transaction:
+        connection.commit()
+    return answer
+
+
 def _refuse_transaction_pooler(connection: Connection) -> None:
     """Raise CommandError where two statements of one connection may reach two servers' sessions: no lock lasts there."""
     server_pid = "SELECT pg_catalog.pg_backend_pid()"
-    pid = ask(connection, server_pid)
+    pid = _ask(connection, server_pid)
     driver: Any = connection.connection.dbapi_connection
     driver = getattr(driver, "driver_connection", driver)  # asyncpg's, or psycopg's if a caller has it
     announced = driver.get_server_pid() if hasattr(driver, "get_server_pid") else driver.info.backend_pid
     if announced == pid:  # only a pooler announces another
         return
     with connection.engine.connect() as other:
-        if other.scalar(text(server_pid)) == pid or ask(connection, server_pid) != pid:
+        if other.scalar(text(server_pid)) == pid or _ask(connection, server_pid) != pid:
             raise CommandError(
                 "this database is reached through a pooler in transaction mode, which cannot hold the lock that migrations "
                 "need: set MIGRATION_DATABASE_URL to its direct URL, or to one that pools sessions"
@@ -143,14 +143,14 @@ def _lock(connection: Connection, try_lock: str, wait: float) -> None:
     deadline = time.monotonic() + wait
     waiting = False
     # Polled: a blocked pg_advisory_lock() would hold a snapshot.
-    while not ask(connection, f"SELECT pg_catalog.{try_lock}({LOCK})"):
+    while not _ask(connection, f"SELECT pg_catalog.{try_lock}({LOCK})"):
         if time.monotonic() >= deadline:
-            holder = ask(connection, HOLDER)
+            holder = _ask(connection, HOLDER)
             raise CommandError(f"another migration still runs after {wait:g} s (MIGRATION_LOCK_WAIT): {holder}")
         if not waiting:
-            logger.info(f"waiting for another migration: {ask(connection, HOLDER)}")
+            logger.info(f"waiting for another migration: {_ask(connection, HOLDER)}")
             waiting = True
-        ask(connection, "SELECT pg_catalog.pg_sleep(0.2)")
+        _ask(connection, "SELECT pg_catalog.pg_sleep(0.2)")
 
 
 @contextmanager
@@ -194,5 +194,5 @@ def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings
             if time.monotonic() + pause > deadline:
                 raise
             logger.warning(f"starting again in {pause:g} s: {reason(error)}")
-        ask(connection, f"SELECT pg_catalog.pg_sleep({pause})")
+        _ask(connection, f"SELECT pg_catalog.pg_sleep({pause})")
         pause = min(2 * pause, 5)
