@@ -34,13 +34,14 @@ if len(list(versions.glob("*.py"))) > 1:
 else:
     revision = hashlib.sha256(ascii(ANSWERS).encode()).hexdigest()[:12]
     text = first.read_text(encoding="utf-8").replace("000000000000", revision)
-    Path(first.as_posix().replace("000000000000", revision)).write_text(text, encoding="utf-8")
+    Path(first.as_posix().replace("000000000000", revision)).write_text(text, encoding="utf-8", newline="\n")
     first.unlink()
     table = f"alembic_version_{SLUG.replace('-', '_')}"
     (versions / "version_table.toml").write_text(
         "# Where the database keeps the revisions that are applied; without `schema`, where the connection creates tables.\n"
         f'name = "{table if len(table) < 64 else f"alembic_version_{revision}"}"\n',
         encoding="utf-8",
+        newline="\n",
     )
 
 in_a_work_tree = any((folder / ".git").exists() for folder in Path.cwd().parents)
