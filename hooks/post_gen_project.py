@@ -1,5 +1,6 @@
 """Removes the files of declined features, starts a git repository, and says what is next."""
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 SLUG = "{{ cookiecutter.project_slug }}"
+ANSWERS = {{ [cookiecutter.project_name, cookiecutter.project_slug, cookiecutter.description, cookiecutter.author] | tojson }}
 UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 
 # feature: (wanted, its files)
@@ -25,6 +27,25 @@ for wanted, files in FEATURES.values():
         for folder in file.parents[:-1]:
             if not any(folder.iterdir()):
                 folder.rmdir()
+
+# Two services that meet on one database must not take each other's history for their own. A service that is baked over keeps
+# the history that it has, and so does one that cruft updates: `tool.cruft.skip` in its `pyproject.toml` names the folder.
+versions = Path("migrations/versions")
+first = versions / "2026-11-21_0510_000000000000_create_items.py"
+if len(list(versions.glob("*.py"))) > 1:
+    first.unlink()
+else:
+    revision = hashlib.sha256(ascii(ANSWERS).encode()).hexdigest()[:12]
+    text = first.read_text(encoding="utf-8").replace("000000000000", revision)
+    Path(first.as_posix().replace("000000000000", revision)).write_text(text, encoding="utf-8", newline="\n")
+    first.unlink()
+    table = f"alembic_version_{SLUG.replace('-', '_')}"
+    (versions / "version_table.toml").write_text(
+        "# Where the database keeps the revisions that are applied; without `schema`, where the connection creates tables.\n"
+        f'name = "{table if len(table) < 64 else f"alembic_version_{revision}"}"\n',
+        encoding="utf-8",
+        newline="\n",
+    )
 
 here = Path.cwd()
 in_a_work_tree = any((folder / ".git").exists() for folder in [here, *here.parents])

@@ -111,8 +111,8 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
 # Files of `tests/service` besides the one on safety; each group takes about as long as another.
 GROUPS = [
     ["callers", "comparison"],
-    ["autogenerate", "migrations"],
-    ["engine", "errors", "fixtures", "health", "items", "session", "sessions_in_use", "telemetry", "url"],
+    ["autogenerate", "brought_databases", "migrations", "offline", "planted_functions"],
+    ["engine", "errors", "fixtures", "health", "items", "own_settings", "session", "sessions_in_use", "telemetry", "url"],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
 

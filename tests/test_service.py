@@ -89,12 +89,12 @@ def test_the_whole_loop(service: Service) -> None:
 
     service.alembic("upgrade", "head")
     service.alembic("check")
-    assert service.sql(TABLES).split("\n") == ["alembic_version", "items", "orders"]
+    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "items", "orders"]
     constraints = "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
     assert service.sql(constraints).split("\n") == ["fk_orders_item_id_items", "pk_orders"]
 
     service.alembic("downgrade", "base")
-    assert service.sql(TABLES) == "alembic_version"
+    assert service.sql(TABLES) == "alembic_version_my_service"
     assert service.sql("SELECT count(*) FROM pg_type WHERE typtype = 'e'") == "0"
     service.alembic("upgrade", "head")
 
@@ -179,7 +179,7 @@ def test_a_package_of_models_is_found(service: Service) -> None:
     service.alembic("upgrade", "head")
     service.alembic("revision", "--autogenerate", "-m", "add")
     service.alembic("upgrade", "head")
-    assert service.sql(TABLES).split("\n") == ["alembic_version", "items", "notes", "orders"]
+    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "items", "notes", "orders"]
 
 
 def test_a_model_that_cannot_be_imported_stops_autogenerate(service: Service) -> None:
@@ -231,7 +231,7 @@ def test_the_example_domain_can_be_removed(service: Service) -> None:
     service.alembic("-x", "drop_all=yes", "revision", "--autogenerate", "-m", "drop items")
     service.alembic("upgrade", "head")
     service.alembic("check")
-    assert service.sql(TABLES) == "alembic_version"
+    assert service.sql(TABLES) == "alembic_version_my_service"
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
     service.run("mypy")

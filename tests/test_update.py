@@ -192,10 +192,10 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
     commit(service.path)
 
     cruft(service.path, "update", "--skip-apply-ask")
-    git(service.path, "checkout", "HEAD", "--", "migrations/versions")  # as the changelog says
+    git(service.path, "stash", "--include-untracked", "--", "migrations/versions")  # as the changelog says
     commit(service.path)
 
-    present = texts(bake())
+    present = {name: text for name, text in texts(bake()).items() if not name.startswith("migrations/versions/")}
     own[FIRST] = (service.path / FIRST).read_text()
     present["app/web/pagination.py"] = present["app/web/pagination.py"].replace(LIMIT, LIMIT + FEW)
     for name in ("app/items/service.py", "app/url.py"):
@@ -214,6 +214,7 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
     service.run("ruff", "format", "--check")
     service.run("mypy")
     service.alembic("upgrade", "head")
+    assert service.sql("SELECT count(*) FROM alembic_version") == "1"
     assert "ix_items_name" in service.alembic("check", check=False).stderr
     service.alembic("revision", "-m", "index items")
     [revision] = (service.path / "migrations/versions").glob("*_index_items.py")

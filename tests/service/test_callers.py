@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import create_engine
-from app.project import ROOT
+from app.project import ROOT, version_table
 from app.settings import Settings
 
-VERSION = text("SELECT version_num FROM alembic_version")
+TABLE = version_table()[1]
+VERSION = text(f"SELECT version_num FROM {TABLE}")
 LOCKS = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -62,7 +63,7 @@ async def test_a_transaction_is_left_to_its_owner(config: Config, head: str, own
             assert await connection.scalar(LOCKS) == 1
             await transaction.rollback()
         assert await connection.scalar(LOCKS) == 0
-        assert await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None
+        assert await connection.scalar(text(f"SELECT to_regclass('{TABLE}')")) is None
 
 
 async def test_a_connection_without_a_transaction(config: Config, head: str, own_engine: AsyncEngine) -> None:
@@ -142,8 +143,8 @@ def test_offline_sql_needs_neither_a_database_nor_a_url(
     command.upgrade(config, "head", sql=True)
     command.downgrade(config, f"{head}:base", sql=True)
     sql = capsys.readouterr().out
-    assert "INSERT INTO alembic_version (version_num) VALUES" in sql
-    assert "DELETE FROM alembic_version" in sql
+    assert f"INSERT INTO {TABLE} (version_num) VALUES" in sql
+    assert f"DELETE FROM {TABLE}" in sql
 
 
 async def test_a_caller_s_connection_needs_no_url(

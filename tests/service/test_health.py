@@ -18,7 +18,7 @@ from sqlalchemy import NullPool, text
 
 from app.application import create_app
 from app.db.engine import create_engine
-from app.project import ROOT
+from app.project import ROOT, version_table
 from app.settings import Settings
 from app.web import health
 from tests.conftest import execute
@@ -27,6 +27,7 @@ KILL = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
+TABLE = version_table()[1]
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 
 
@@ -116,15 +117,15 @@ async def test_what_alembic_counts_as_applied_is_applied(
     for name, down, depends_on in (("a1", None, None), ("b1", None, None), ("b2", "b1", "a1")):
         lines = f"revision, down_revision, depends_on = {name!r}, {down!r}, {depends_on!r}"
         (revisions / f"{name}.py").write_text(lines)
-    rows = [f"INSERT INTO alembic_version VALUES ('{name}')" for name in applied]
-    await sql(migrated_url, "DELETE FROM alembic_version", *rows)
+    rows = [f"INSERT INTO {TABLE} VALUES ('{name}')" for name in applied]
+    await sql(migrated_url, f"DELETE FROM {TABLE}", *rows)
     status, reason = await get("/health/ready", migrated_url)
     assert status == (503 if is_behind else 200)
     assert ("behind" in reason) == is_behind
 
 
 async def test_ready_when_the_schema_is_newer_than_the_code(migrated_url: str) -> None:
-    await sql(migrated_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
+    await sql(migrated_url, f"UPDATE {TABLE} SET version_num = 'from_the_future'")
     assert await get("/health/ready", migrated_url) == (200, "")
 
 
@@ -152,7 +153,7 @@ async def test_a_probe_that_hangs_leaves_nothing_behind(migrated_url: str, monke
     monkeypatch.setattr(health, "TIME_LIMIT", 0.4)
     async with serving(database_url=migrated_url) as (app, client):
         async with app.state.database.engine.begin() as connection:
-            await connection.execute(text("LOCK TABLE alembic_version"))
+            await connection.execute(text(f"LOCK TABLE {TABLE}"))
             for _ in range(3):
                 answer = await client.get("/health/ready")
                 assert answer.status_code == 503
@@ -189,9 +190,9 @@ async def test_the_readme_s_grants_are_what_two_roles_need(
         await sql(empty_database_url, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
         assert "GRANT USAGE ON SCHEMA" in (await get("/health/ready", url))[1]
         await sql(empty_database_url, f"GRANT USAGE ON SCHEMA public TO {role}")
-        assert "GRANT SELECT ON alembic_version" in (await get("/health/ready", url))[1]
+        assert f"GRANT SELECT ON {TABLE}" in (await get("/health/ready", url))[1]
         await asyncio.to_thread(command.downgrade, alembic_config, "base")
-        await sql(empty_database_url, "DROP TABLE alembic_version")
+        await sql(empty_database_url, f"DROP TABLE {TABLE}")
         await sql(empty_database_url, *grants.replace(" service", f" {role}").split(";")[:-1])
         await asyncio.to_thread(command.upgrade, alembic_config, "head")
         assert await get("/health/ready", url) == (200, "")

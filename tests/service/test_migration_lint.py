@@ -107,10 +107,18 @@ UNSAFE = {
     sql("-- squawk-ignore ban-drop-table\nDROP TABLE items"): "ban-drop-table",
     'op.get_bind().execute(sa.text("SELECT 1")).all()': "not-renderable",
     'raise KeyError("no database")': "not-renderable",
+    sql("UPDATE items SET name = 'see :manual'"): "not-renderable",
+    sql("CREATE TABLE a (); CREATE TABLE b ()"): "not-renderable",
+    sql("ALTER TABLE items RENAME CONSTRAINT uq TO uq2"): "renaming-object",
+    # What is made anew under an old name was there before.
+    'op.drop_column("items", "new")\n' + add_column("sa.Text()"): "ban-drop-column",
+    'op.drop_table("items")\nop.create_table("items", sa.Column("id", sa.Uuid()))': "ban-drop-table",
 }
 
 SAFE = [
     "pass",
+    sql("ALTER INDEX ix_items_name RENAME TO ix_items_title", "ALTER TRIGGER a ON items RENAME TO b"),
+    "op.bulk_insert(op.create_table('notes', sa.Column('j', sa.JSON)), [{'j': {'a': 1}}])",
     add_column("sa.String(20)"),
     add_column("sa.Integer(), nullable=False, server_default='0'"),
     add_column("sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()"),
@@ -169,6 +177,7 @@ def test_the_unsafe_is_found_and_can_be_allowed(findings: Callable[..., list[Fin
     assert rule in rules
     assert all(all(finding) for finding in found)
     assert findings(body, "\n".join(f"# squawk-ignore {name}: nobody uses it" for name in rules)) == []
+    assert findings(body, f"# squawk-ignore {', '.join(rules)}: nobody uses it") == []
 
 
 @pytest.mark.parametrize("body", SAFE)
@@ -200,6 +209,8 @@ def test_an_allowance_that_allows_nothing_is_found(findings: Callable[..., list[
         "# squawk-ignore ban-drop-column",
         "# squawk-ignore ban-drop-column:",
         "# squawk-ignore ban-drop-colum: the reason",
+        "# squawk-ignore ban-drop-column, ban-drop-colum: the reason",
+        "# squawk-ignore ban-drop-column ban-drop-table: the reason",
         "# squawk-ignore unused-allowance: the reason",
     ],
 )
@@ -210,15 +221,15 @@ def test_an_allowance_needs_a_rule_and_a_reason(findings: Callable[..., list[Fin
 
 def test_a_range_starts_after_its_first_revision(alembic_config: Config) -> None:
     scripts = ScriptDirectory.from_config(alembic_config)
-    first, *rest = select(scripts, "")
-    assert select(scripts, first.revision) == rest
-    assert select(scripts, f":{first.revision}") == [first]
+    first, *rest = select(alembic_config, scripts, "")
+    assert select(alembic_config, scripts, first.revision) == rest
+    assert select(alembic_config, scripts, f":{first.revision}") == [first]
 
 
 @pytest.mark.parametrize("wanted", ["nope", ":nope", "head:base", "base:head:head"])
 def test_a_wrong_range_is_refused(alembic_config: Config, wanted: str) -> None:
     with pytest.raises(LintError, match="revision"):
-        select(ScriptDirectory.from_config(alembic_config), wanted)
+        select(alembic_config, ScriptDirectory.from_config(alembic_config), wanted)
 
 
 def run(folder: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -248,3 +259,84 @@ def test_the_command_says_what_is_wrong_and_fails(tmp_path: Path) -> None:
 
     unknown = run(tmp_path, tmp_path, "nope")
     assert (unknown.returncode, unknown.stderr) == (1, "migrations.lint: No such revision or branch 'nope'\n")
+
+
+# What an earlier revision makes, and what a later one does with it: its rule if that was deployed, and if only what is older was.
+LATER = [
+    (add_column("sa.Text()"), 'op.alter_column("items", "new", new_column_name="newer")', "renaming-column", None),
+    (add_column("sa.Text()"), 'op.drop_column("items", "new")', "ban-drop-column", None),
+    (
+        add_column("sa.Text()"),
+        'op.alter_column("items", "new", type_=sa.Integer())',
+        "changing-column-type",
+        "changing-column-type",
+    ),
+    (add_column("sa.Text()"), 'op.drop_column("items", "price")', "ban-drop-column", "ban-drop-column"),
+    (sql("CREATE TYPE mood AS ENUM ('a')"), sql("ALTER TYPE mood RENAME VALUE 'a' TO 'b'"), "renaming-object", None),
+    (
+        sql("ALTER TYPE itemstatus ADD VALUE 'new one'"),
+        sql("ALTER TYPE itemstatus RENAME VALUE 'new one' TO 'other'"),
+        "renaming-object",
+        None,
+    ),
+    (NEW_TABLE, 'op.drop_table("orders")', "ban-drop-table", None),
+    (NEW_TABLE, sql("DROP TABLE orders, items"), "ban-drop-table", "ban-drop-table"),
+    (NEW_TABLE, 'op.rename_table("orders", "sales")\nop.drop_table("sales")', "renaming-table", None),
+    (NEW_TABLE, 'op.create_index("ix", "orders", ["item_id"])', "require-concurrent-index-creation", None),
+    (
+        add_column("sa.Text()"),
+        'op.alter_column("items", "new", new_column_name="newer")\nop.drop_column("items", "newer")',
+        "renaming-column",
+        None,
+    ),
+]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The service in a git repository, whose branch `main` has the revisions that it has now."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for folder in ("app", "migrations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "init.defaultBranch=main")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "main"], ["checkout", "-qb", "feature"]):
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def add_revisions(repository: Path, *bodies: str) -> str:
+    """Add the revisions b1 and c1, and return the one before them."""
+    head = ScriptDirectory(str(repository / "migrations")).get_current_head()
+    for name, down, body in zip(("b1", "c1"), (head, "b1"), bodies, strict=True):
+        text = REVISION.replace('"b1"', repr(name)).format(
+            body=indent(body, "    "), comment="", down_revision=repr(down)
+        )
+        (repository / f"migrations/versions/{name}.py").write_text(text)
+    return str(head)
+
+
+@pytest.mark.parametrize(("earlier", "later", "deployed", "undeployed"), LATER)
+def test_what_is_not_deployed_has_no_clients(
+    repository: Path, earlier: str, later: str, deployed: str, undeployed: str | None
+) -> None:
+    head = add_revisions(repository, earlier, later)
+    apart = run(repository, repository)
+    assert f"c1.py: {deployed}\n" in apart.stdout
+    assert apart.stdout.endswith("Judged as deployed: all that is older than the revision; FROM says what really is.\n")
+    for start in (head, "main"):
+        together = run(repository, repository, start)
+        assert together.stdout.endswith(f"Judged as deployed: only what {start} has.\n"), together.stderr
+        assert (f"c1.py: {undeployed}\n" in together.stdout) == bool(undeployed), together.stdout
+        assert together.returncode == bool(undeployed)
+
+
+def test_the_database_says_what_is_deployed(
+    repository: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    head = add_revisions(repository, add_column("sa.Text()"), 'op.drop_column("items", "new")')
+    for target, judged, count in ((head, 0, 2), ("b1", 1, 1), ("c1", 0, 0)):
+        subprocess.run([sys.executable, "-m", "alembic", "upgrade", target], cwd=repository, check=True)
+        done = run(repository, repository, "database")
+        assert done.returncode == judged, done.stdout + done.stderr
+        assert ("c1.py: ban-drop-column" if judged else f"revisions judged: {count}.") in done.stdout

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from app import telemetry
 from app.db.session import Database
-from app.project import project
+from app.project import project, version_table
 from app.registry import import_all_routers
 from app.settings import Environment, Settings
 from app.web import errors, health, middleware
@@ -35,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ConfigurationError: the settings name no database, or a `router` module has no router.
     """
+    version_table()  # or each probe would find out what is wrong with it
     database = Database(settings)
     docs = settings.environment != Environment.PRODUCTION if settings.docs is None else settings.docs
     options: dict[str, Any] = {"docs_url": "/docs", "redoc_url": "/redoc"} if docs else {"openapi_url": None}

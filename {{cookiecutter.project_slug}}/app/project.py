@@ -1,4 +1,4 @@
-"""Where the service lies, what its `pyproject.toml` says of it, and which modules it has."""
+"""Where the service lies, what its files say of it, and which modules it has."""
 
 import tomllib
 from collections.abc import Iterator
@@ -31,6 +31,23 @@ def project() -> dict[str, Any]:
         raise ConfigurationError(f"{file}: {error}") from None
     except KeyError as error:
         raise ConfigurationError(f"{file} must say {error} in its tables project and tool.app") from None
+
+
+@cache
+def version_table() -> tuple[str | None, str]:
+    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
+
+    Raises:
+        ConfigurationError: the file that says so is malformed.
+    """
+    path = ROOT / "migrations/versions/version_table.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not table.keys() <= {"schema", "name"} or not all(isinstance(text, str) and text for text in table.values()):
+            raise ValueError("it may have a `name` and a `schema`, each a text")
+    except ValueError as error:
+        raise ConfigurationError(f"migrations/versions/version_table.toml: {error}") from None
+    return table.get("schema"), table.get("name", "alembic_version")
 
 
 def modules(name: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app import project
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.overview import lookalikes
 from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
@@ -57,6 +58,18 @@ def migration_settings() -> MigrationSettings:
     """
     try:
         return load_settings(MigrationSettings)
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
+
+
+def version_table() -> tuple[str | None, str]:
+    """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
+
+    Raises:
+        CommandError: the file that says so is malformed.
+    """
+    try:
+        return project.version_table()
     except ConfigurationError as error:
         raise CommandError(str(error)) from error
 

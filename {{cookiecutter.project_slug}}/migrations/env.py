@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.base import Base
 from app.registry import import_all_models
-from migrations import autogenerate, callers, locking
+from migrations import autogenerate, callers, errors, locking, offline
 
 config = context.config
 target_metadata = Base.metadata  # only autogenerate and check import the models
@@ -23,9 +23,10 @@ def run_migrations_offline() -> None:
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         transaction_per_migration=True,
+        **offline.version_table(),
     )
 
-    with context.begin_transaction():
+    with context.begin_transaction(), errors.short_errors():
         context.run_migrations()
 
 
@@ -36,6 +37,7 @@ def do_run_migrations(connection: Connection) -> None:
         transaction_per_migration=True,
         import_models=import_all_models,
         **autogenerate.OPTIONS,
+        **locking.version_table(connection),
     )
 
     with context.begin_transaction():

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from app.settings import MigrationSettings
-from migrations.callers import migration_settings
+from migrations import callers
 from migrations.errors import reason, short_errors, sqlstate
 
 LOCK = int.from_bytes(b"alembic", "big")
@@ -20,19 +20,25 @@ LOCK_FAILURES = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 
 # Whoever holds LOCK, in words; a role of no privilege sees less of the others.
 HOLDER = f"""
-    SELECT coalesce(string_agg(format('process %s of %s', pid, usename) || CASE WHEN backend_start IS NULL THEN '' ELSE
-        format(' (%s) from %s, connected since %s', coalesce(nullif(application_name, ''), '?'),
-        coalesce(host(client_addr), 'a socket'), backend_start::timestamp(0)) END, '; '), 'it has just ended')
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) + objid::bigint = {LOCK}
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('process %s of %s', pid, usename)
+        || CASE WHEN backend_start IS NULL THEN '' ELSE pg_catalog.format(' (%s) from %s, connected since %s',
+        coalesce(nullif(application_name, ''), '?'), coalesce(pg_catalog.host(client_addr), 'a socket'),
+        backend_start::pg_catalog.timestamp(0)) END, '; '), 'it has just ended')
+    FROM pg_catalog.pg_locks JOIN pg_catalog.pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND (classid::pg_catalog.int8 << 32) + objid::pg_catalog.int8 = {LOCK} AND database =
+            (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 # Lets the server notice within seconds that its client is gone (on Windows it cannot), and others who is there.
 SESSION = r"""
-    SELECT set_config(name, value, false)
+    SELECT pg_catalog.set_config(name, value, false)
     FROM (VALUES ('client_connection_check_interval', '2s'), ('application_name', 'alembic')) AS wanted (name, value)
-    JOIN pg_settings USING (name)
-    WHERE CASE name WHEN 'application_name' THEN setting = '' ELSE version() !~* 'visual c|msvc|mingw|windows' END
+    JOIN pg_catalog.pg_settings USING (name)
+    WHERE CASE name WHEN 'application_name' THEN setting = ''
+        ELSE pg_catalog.version() !~* 'visual c|msvc|mingw|windows' END
+"""
+TIME_LIMITS = """
+    SELECT pg_catalog.concat(pg_catalog.current_setting('lock_timeout'), ' ', pg_catalog.current_setting('statement_timeout'))
 """
 
 logger = logging.getLogger(__name__)
@@ -52,16 +58,23 @@ def run_migrations(connection: Connection) -> None:
             if not _changes_the_database():
                 context.run_migrations()
             elif callers_transaction:
-                _lock(connection, "pg_try_advisory_xact_lock", migration_settings().migration_lock_wait)
+                _lock(connection, "pg_try_advisory_xact_lock", callers.migration_settings().migration_lock_wait)
                 context.run_migrations()
             else:
                 connection.rollback()  # what asking for the heads began
-                _run_alone(connection, migration_settings())
+                _run_alone(connection, callers.migration_settings())
             if not callers_transaction:
                 connection.commit()  # `ensure_version` has begun a transaction, too
     finally:
         if not callers_transaction and not connection.invalidated:
             connection.rollback()
+
+
+def version_table(connection: Connection) -> dict[str, Any]:
+    """Return alembic's options of the table that keeps the applied revisions, which is where `connection` creates tables."""
+    schema, name = callers.version_table()
+    schema = schema or _ask(connection, "SELECT pg_catalog.current_schema()")
+    return {"version_table": name, "version_table_schema": schema}
 
 
 def _changes_the_database() -> bool:
@@ -75,7 +88,7 @@ def _changes_the_database() -> bool:
 
 def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
     _refuse_transaction_pooler(connection)
-    before = _ask(connection, "SELECT current_setting('lock_timeout') || ' ' || current_setting('statement_timeout')")
+    before = _ask(connection, TIME_LIMITS)
     if "connection" not in context.config.attributes:
         _ask(connection, SESSION)
     _ask(connection, _time_limits("0", "0", is_local=False))  # the role or the database may have others than none
@@ -86,13 +99,15 @@ def _run_alone(connection: Connection, settings: MigrationSettings) -> None:
         if not connection.invalidated:
             connection.rollback()
             _ask(connection, _time_limits(*before.split(), is_local=False))
-            _ask(connection, f"SELECT pg_advisory_unlock({LOCK})")
+            _ask(connection, f"SELECT pg_catalog.pg_advisory_unlock({LOCK})")
 
 
 def _time_limits(lock_timeout: str, statement_timeout: str, *, is_local: bool) -> str:
     """Return the query that sets the time limits, of the transaction if `is_local`, or else of the session."""
     limits = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
-    return "SELECT " + ", ".join(f"set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items())
+    return "SELECT " + ", ".join(
+        f"pg_catalog.set_config('{name}', '{limit}', {is_local})" for name, limit in limits.items()
+    )
 
 
 def _ask(connection: Connection, query: str) -> Any:
@@ -109,7 +124,7 @@ def _ask(connection: Connection, query: str) -> Any:
 
 def _refuse_transaction_pooler(connection: Connection) -> None:
     """Raise CommandError where two statements of one connection may reach two servers' sessions: no lock lasts there."""
-    server_pid = "SELECT pg_backend_pid()"
+    server_pid = "SELECT pg_catalog.pg_backend_pid()"
     pid = _ask(connection, server_pid)
     driver: Any = connection.connection.dbapi_connection
     driver = getattr(driver, "driver_connection", driver)  # asyncpg's, or psycopg's if a caller has it
@@ -128,14 +143,14 @@ def _lock(connection: Connection, try_lock: str, wait: float) -> None:
     deadline = time.monotonic() + wait
     waiting = False
     # Polled: a blocked pg_advisory_lock() would hold a snapshot.
-    while not _ask(connection, f"SELECT {try_lock}({LOCK})"):
+    while not _ask(connection, f"SELECT pg_catalog.{try_lock}({LOCK})"):
         if time.monotonic() >= deadline:
             holder = _ask(connection, HOLDER)
             raise CommandError(f"another migration still runs after {wait:g} s (MIGRATION_LOCK_WAIT): {holder}")
         if not waiting:
             logger.info(f"waiting for another migration: {_ask(connection, HOLDER)}")
             waiting = True
-        _ask(connection, "SELECT pg_sleep(0.2)")
+        _ask(connection, "SELECT pg_catalog.pg_sleep(0.2)")
 
 
 @contextmanager
@@ -180,5 +195,5 @@ def _run_until_locks_are_had(connection: Connection, settings: MigrationSettings
             if time.monotonic() + pause > deadline:
                 raise
             logger.warning(f"starting again in {pause:g} s: {reason(error)}")
-        _ask(connection, f"SELECT pg_sleep({pause})")
+        _ask(connection, f"SELECT pg_catalog.pg_sleep({pause})")
         pause = min(2 * pause, 5)

@@ -30,7 +30,7 @@ UNNAMED = re.compile("^class .*table=True()")
 DEPENDENT = text("""
     SELECT relname FROM pg_class
     WHERE relispartition OR oid IN
-        (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'e')
+        (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::pg_catalog.regclass::pg_catalog.oid AND deptype = 'e')
 """)
 Names = set[tuple[str | None, str]]  # of tables or types: the schema, None for the default one, and the name
 
@@ -121,7 +121,7 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
     if kind != "table" or key in of_models:
         return True
     ours = key in _of_revisions()[0] and key[1] not in _dependent_tables()
-    if not ours:
+    if not ours and name != context.get_context().version_table:
         logger.info(f"left alone: table {'.'.join(filter(None, key))}, which is in neither the models nor a revision")
     return ours
 

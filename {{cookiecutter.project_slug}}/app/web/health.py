@@ -10,20 +10,27 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import String, column, select, table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine import DatabaseUnavailable
 from app.db.session import Database
-from app.project import ROOT
+from app.project import ROOT, version_table
 from app.text import one_line
 
 TIME_LIMIT = 2.0  # seconds; orchestrators give up on a probe after a few
 
+# A table of that name in another schema of the search path is another's: this one is where tables are created.
 STATE = text("""
-    SELECT current_setting('transaction_read_only') = 'on', version IS NOT NULL, has_table_privilege(version, 'SELECT')
-    FROM (SELECT to_regclass('alembic_version')::oid) AS found (version)
+    SELECT pg_catalog.current_setting('transaction_read_only') = 'on', schema, is_readable
+    FROM (SELECT coalesce(CAST(:schema AS pg_catalog.name), pg_catalog.current_schema())) AS own (schema)
+    LEFT JOIN (
+        SELECT nspname, CASE WHEN pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
+            THEN pg_catalog.has_table_privilege(pg_class.oid, 'SELECT') END
+        FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relname = CAST(:table AS pg_catalog.name)
+    ) AS found (nspname, is_readable) ON nspname = schema
 """)
 
 logger = logging.getLogger(__name__)
@@ -81,15 +88,17 @@ async def find_fault(probes: Sequence[AsyncEngine]) -> str | None:
 
 
 async def fault_of_schema(connection: AsyncConnection) -> str | None:
-    is_read_only, exists, is_readable = (await connection.execute(STATE)).one()
+    schema, name = version_table()
+    found = await connection.execute(STATE, {"schema": schema, "table": name})
+    is_read_only, schema, is_readable = found.one()
     if is_read_only:
         await connection.invalidate()  # what a session of its server is told may be from before
         return "the database only reads"
-    if not exists:
+    if is_readable is None:
         return "the role of the service sees no schema: run `alembic upgrade head`, or GRANT USAGE ON SCHEMA to it"
     if not is_readable:
-        return "the role of the service may not read alembic_version: GRANT SELECT ON alembic_version to it"
-    current = await connection.scalars(text("SELECT version_num FROM alembic_version"))
+        return f"the role of the service may not read {name}: GRANT SELECT ON {name} to it"
+    current = await connection.scalars(select(column("version_num", String)).select_from(table(name, schema=schema)))
     if await asyncio.to_thread(is_behind, tuple(current)):
         return "the schema is behind the code: run `alembic upgrade head`"
     return None

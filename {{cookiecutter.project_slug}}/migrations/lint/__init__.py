@@ -17,6 +17,8 @@ from alembic.runtime.migration import MigrationStep
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 
+from migrations.callers import version_table
+from migrations.lint.deployed import deployed
 from migrations.lint.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,18 +33,27 @@ EXCLUDED = (
     *("ban-drop-constraint", "ban-drop-not-null"),  # instant, and the last step of most safe forms
 )
 CODE_FIRST = "Keep the old form until no running code needs it, then allow the rule; see migrations/README.md."
-ALLOWANCE = re.compile(r"^[ \t]*# squawk-ignore\b(?: +([\w-]+): *(\S))?.*", re.MULTILINE)
+ALLOWANCE = re.compile(r"^[ \t]*# squawk-ignore\b(?: +([\w-]+(?:, *[\w-]+)*): *(\S))?.*", re.MULTILINE)
 GAP = r"(?:--[^\n]*|/\*.*?\*/|\s)"
 TOKEN = re.compile(rf"""('[^']*'|"[^"]*")|(\$\w*\$).*?\2|(;)?{GAP}+""", re.DOTALL)
 TRANSACTION = re.compile(r"^(?=BEGIN;|COMMIT;)", re.MULTILINE)
-NEW_TABLE = re.compile(
-    r"^CREATE (?:(?:UNLOGGED )?TABLE|MATERIALIZED VIEW) (?!IF NOT EXISTS )([^\s(]+)", re.MULTILINE | re.IGNORECASE
-)
-TABLE = re.compile(
-    r"(?:^(?:ALTER TABLE(?!.* ATTACH )|UPDATE|DELETE FROM|MERGE INTO|TRUNCATE|LOCK)(?: TABLE| IF EXISTS| ONLY)*"
-    r"| ATTACH PARTITION|^CREATE (?:UNIQUE )?INDEX \S+ ON) ([^\s(;,]+)",
+# What a statement makes: a table, or another thing that has a name; a column, or a value of an enum.
+MADE = re.compile(
+    r"^CREATE (?:OR REPLACE |UNLOGGED |MATERIALIZED )*(?:TABLE|VIEW|TYPE|SEQUENCE|SCHEMA|DOMAIN) (?!IF NOT EXISTS )([^\s(;]+)"
+    r"|^ALTER T(?:ABLE|YPE) (?:IF EXISTS |ONLY )*(\S+) ADD (?:COLUMN |VALUE )(?!IF NOT EXISTS )('[^']*'|[^\s;]+)",
     re.IGNORECASE,
 )
+# What it is about: a table or another thing, a part of it, and the new name.
+SUBJECT = re.compile(
+    r"^(?:(?:ALTER|DROP) (?:MATERIALIZED )?(?:TABLE|VIEW|TYPE|SEQUENCE|SCHEMA|DOMAIN)(?!.* ATTACH )"
+    r"|UPDATE|DELETE FROM|MERGE INTO|TRUNCATE|LOCK|CREATE (?:UNIQUE )?INDEX \S+ ON|ALTER TABLE .* ATTACH PARTITION)"
+    r"(?: TABLE| IF EXISTS| ONLY)* ([^\s(;,]+)"
+    r"(?: (?:RENAME|DROP)(?: COLUMN| VALUE| IF EXISTS)*(?! CONSTRAINT| TO) ('[^']*'|[^\s;,]+))?(?: (?:RENAME )?TO ('[^']*'|[^\s;]+))?",
+    re.IGNORECASE,
+)
+UNKNOWN_TO_CLIENTS = re.compile(r"^ALTER (?:INDEX|TRIGGER|POLICY|RULE|STATISTICS) ", re.IGNORECASE)
+NAMING = ("renaming-", "ban-drop-")  # rules about what clients may still use
+Made = set[tuple[str, ...]]
 
 
 class LintError(ValueError):
@@ -56,29 +67,31 @@ class Finding(NamedTuple):
     safe_form: str
 
 
-def select(scripts: ScriptDirectory, wanted: str) -> list[Script]:
+def select(config: Config, scripts: ScriptDirectory, wanted: str) -> list[Script]:
     """Return the revisions after FROM up to TO, oldest first; `wanted` is "FROM:TO", and either may be missing.
 
     Raise LintError if there is no such revision or range.
     """
     start, _, end = wanted.partition(":")
     try:
-        # Not a range of alembic's, which leaves out what a merge brings in from another branch.
-        before = set(scripts.iterate_revisions(start, "base")) if start else set()
-        if start and end:
-            list(scripts.iterate_revisions(end, start))  # raises if it is no range
-        return [script for script in scripts.iterate_revisions(end or "heads", "base") if script not in before][::-1]
+        before = deployed(config, scripts, start, ROOT)
+        after = list(scripts.iterate_revisions(end or "heads", "base"))
     except RevisionError as error:
         raise LintError(str(error)) from error
+    if end and start and before and before.isdisjoint(after):
+        raise LintError(f"revision {end} does not come after {start}")
+    return [script for script in after if script not in before][::-1]
 
 
-def lint(config: Config, scripts: ScriptDirectory, script: Script) -> list[Finding]:
+def lint(config: Config, scripts: ScriptDirectory, script: Script, made: Made | None = None) -> list[Finding]:
     """Return what is unsafe in the revision `script` and not allowed there, and the allowances that allow nothing.
+
+    `made` is what earlier revisions make that nobody has deployed yet; what this one makes is added to it.
 
     Raise LintError if an allowance has no reason or names no rule.
     """
     allowed = allowances(script)
-    findings = list(judge(config, scripts, script))
+    findings = list(judge(config, scripts, script, set() if made is None else made))
     rules = {finding.rule for finding in findings}
     unused = set() if "not-renderable" in rules else allowed - rules
     for rule in unused - {"not-renderable", *(rule.name for rule in RULES)}:
@@ -96,22 +109,52 @@ def allowances(script: Script) -> set[str]:
     matches = list(ALLOWANCE.finditer(Path(script.path).read_text(encoding="utf-8")))
     for match in matches:
         if not match[2]:
-            raise LintError(f"{script.path}: `{match[0].strip()}` must be `# squawk-ignore RULE: REASON`")
-    return {match[1] for match in matches}
+            raise LintError(f"{script.path}: `{match[0].strip()}` must be `# squawk-ignore RULE[, RULE]: REASON`")
+    return {rule for match in matches for rule in re.split(", *", match[1])}
 
 
-def judge(config: Config, scripts: ScriptDirectory, script: Script) -> Iterator[Finding]:
+def judge(config: Config, scripts: ScriptDirectory, script: Script, made: Made) -> Iterator[Finding]:
     try:
-        sql = one_line_each(render(config, scripts, script))
+        name = re.escape(version_table()[1])
+        # Alembic's own note of the revision writes a row, too.
+        sql = re.sub(
+            rf"^(?:INSERT INTO|UPDATE|DELETE FROM) \S*\b{name}\b.*\n",
+            "",
+            one_line_each(render(config, scripts, script)),
+            flags=re.MULTILINE,
+        )
     except Exception as error:  # noqa: BLE001 - a revision is a program, which without a database may raise anything
         text = f"{type(error).__name__}: {error}"
-        yield Finding("not-renderable", text, "Its SQL cannot be known without a database.", "Use `op.execute`.")
+        yield Finding(
+            "not-renderable", text, "`--sql` cannot write it.", "Use `op.execute`, with SQL that runs online."
+        )
         return
-    new_tables = set(NEW_TABLE.findall(sql))
-    for finding in (*squawk(sql), *apply_rules(sql)):
-        table = TABLE.search(finding.statement)
-        if not table or table[1] not in new_tables:
+    findings = [*squawk(sql), *apply_rules(sql)]
+    old, new_parts = sort(sql, made)
+    for finding in findings:
+        is_naming = finding.rule.startswith(NAMING)
+        if is_naming and UNKNOWN_TO_CLIENTS.match(finding.statement):
+            continue
+        if finding.statement in old or (finding.statement in new_parts and not is_naming):
             yield finding
+
+
+def sort(sql: str, made: Made) -> tuple[set[str], set[str]]:
+    """Return the statements about what was there, and those about new parts of it; add to `made` what they make."""
+    old, parts = set[str](), set[str]()
+    for statement in sql.splitlines():
+        subject = SUBJECT.match(statement)
+        whole, part, name = subject.groups() if subject else ("", None, None)
+        if (whole,) in made and not re.match("DROP .*,", statement, re.IGNORECASE):
+            made |= {(name,)} if name and not part else set()
+        elif (whole, part) in made:
+            parts.add(statement)
+            made |= {(whole, name)} if name else set()
+        else:
+            old.add(statement)
+        if created := MADE.match(statement):
+            made.add(tuple(filter(None, created.groups())))
+    return old, parts
 
 
 def render(config: Config, scripts: ScriptDirectory, script: Script) -> str:

@@ -7,26 +7,31 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from migrations.lint import ROOT, LintError, lint, select
+from migrations.lint import ROOT, LintError, Made, lint, select
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m migrations.lint", description="Finds migrations that are unsafe.")
-    parser.add_argument("range", nargs="?", default="", metavar="FROM[:TO]", help="the revisions after FROM, up to TO")
+    what = "the revisions after FROM, which is deployed, up to TO; FROM is a revision, a git branch, or `database`"
+    parser.add_argument("range", nargs="?", default="", metavar="FROM[:TO]", help=what)
     wanted = parser.parse_args().range
+    start = wanted.partition(":")[0]
 
     config = Config(toml_file=ROOT / "pyproject.toml")
     scripts = ScriptDirectory.from_config(config)
-    revisions = select(scripts, wanted)
+    revisions = select(config, scripts, wanted)
+    made: Made = set()
     count = 0
     for revision in revisions:
-        for finding in lint(config, scripts, revision):
+        for finding in lint(config, scripts, revision, made if start else None):
             count += 1
             print(f"{revision.path}: {finding.rule}", *finding[1:], sep="\n    ", end="\n\n")
     if count:
-        print("A comment in the revision allows a rule: # squawk-ignore RULE: REASON")
+        print("A comment in the revision allows rules: # squawk-ignore RULE[, RULE]: REASON")
     else:
         print(f"Nothing unsafe; revisions judged: {len(revisions)}.")
+    deployed = f"only what {start} has" if start else "all that is older than the revision; FROM says what really is"
+    print(f"Judged as deployed: {deployed}.")
     return 1 if count else 0
 
 

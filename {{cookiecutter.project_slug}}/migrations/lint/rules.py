@@ -51,7 +51,7 @@ RULES = [
     ),
     Rule(
         "backfill-beside-ddl",
-        r"^(?:WITH .*\) )?(?:UPDATE|DELETE FROM|MERGE INTO) (?!alembic_version )",
+        r"^(?:WITH .*\) )?(?:UPDATE|DELETE FROM|MERGE INTO) ",
         "The locks of the schema changes in this transaction are held until every row is written.",
         "Write the rows in a revision of its own, in batches.",
         beside=r"\ABEGIN;(?s:.*)^(?:ALTER|CREATE|DROP) ",

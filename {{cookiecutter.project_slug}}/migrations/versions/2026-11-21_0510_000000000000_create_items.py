@@ -1,6 +1,6 @@
 """create items
 
-Revision ID: f0e74ead389a
+Revision ID: 000000000000
 Revises:
 Create Date: 2026-11-21 05:10:10.835949
 """
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "f0e74ead389a"
+revision: str = "000000000000"
 down_revision: str | Sequence[str] | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
