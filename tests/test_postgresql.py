@@ -112,7 +112,18 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
 GROUPS = [
     ["callers", "comparison"],
     ["autogenerate", "brought_databases", "migrations", "offline", "planted_functions"],
-    ["engine", "errors", "fixtures", "health", "items", "own_settings", "session", "sessions_in_use", "telemetry", "url"],
+    [
+        "engine",
+        "errors",
+        "fixtures",
+        "health",
+        "items",
+        "own_settings",
+        "session",
+        "sessions_in_use",
+        "telemetry",
+        "url",
+    ],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
 

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from tests.conftest import new_database
+from tests.conftest import new_database, url_of
 from tests.service.conftest import TABLE, Project
 
 CASES = {
@@ -91,7 +91,8 @@ def test_the_rows_are_the_same(project: Project, case: str) -> None:
     project.revision(CASES[case].strip())
     project.alembic("upgrade", "head")
     sql = project.alembic("upgrade", "head", "--sql").partition("INFO ")[0]
-    with new_database() as url:
+    with new_database() as name:
+        url = url_of(name)
         assert asyncio.run(rows(url, sql)) == asyncio.run(rows(project.url))
 
 

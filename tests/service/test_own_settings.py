@@ -1,7 +1,5 @@
 """The settings that a service's owner adds: listed, checked and missed by name, wherever they come from."""
 
-import asyncio
-import json
 import os
 import re
 import shutil
@@ -10,12 +8,11 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
 
 import asyncpg
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import text
 
 from app.db.engine import DatabaseUnavailable
@@ -23,7 +20,7 @@ from app.db.session import Database
 from app.environment import EnvSettings, load_settings
 from app.overview import env_example
 from app.project import ROOT, ConfigurationError
-from app.settings import MigrationSettings, Settings
+from app.settings import Settings
 
 
 class Colour(Enum):

@@ -39,7 +39,7 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.upper().split("__")[0] in of_settings or name.startswith("OTEL_"):
             del os.environ[name]
-    os.environ |= {"ENV_FILE": ".env.test", "SECRETS_DIR": ""}
+    os.environ |= {"ENV_FILE": str(ROOT / ".env.test"), "SECRETS_DIR": ""}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
