@@ -1,0 +1,44 @@
+"""How autogenerate writes down types and keys: without the application, and with what alembic leaves out."""
+
+from typing import Any
+
+from alembic.autogenerate import render
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import ARRAY, PrimaryKeyConstraint
+from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.types import TypeEngine
+
+
+def render_item(kind: str, item: Any, context: AutogenContext) -> str | bool:
+    """Render a type with the import that it needs, and a primary key with all its options; leave the rest to alembic."""
+    if kind == "type":
+        return _type(item, context)
+    if kind == "primary_key":
+        return _primary_key(item, context)
+    return False
+
+
+def _type(type_: TypeEngine[Any], context: AutogenContext) -> str | bool:
+    if isinstance(type_, ENUM):
+        context.imports.add("from sqlalchemy.dialects import postgresql")
+        schema = f", schema={type_.schema!r}" if type_.schema else ""
+        return f"postgresql.ENUM({', '.join(map(repr, type_.enums))}, name={type_.name!r}{schema}, create_type=False)"
+    if isinstance(type_, ARRAY):
+        context.imports.add("from sqlalchemy.dialects import postgresql")
+        dimensions = f", dimensions={type_.dimensions}" if type_.dimensions else ""
+        return f"postgresql.ARRAY({render._repr_type(type_.item_type, context)}{dimensions})"
+    module = type(type_).__module__
+    if not module.startswith("sqlalchemy."):
+        context.imports.add(f"import {module}")
+    return False
+
+
+def _primary_key(key: PrimaryKeyConstraint, context: AutogenContext) -> str | bool:
+    options = {"deferrable": key.deferrable, "initially": key.initially, **key.dialect_kwargs}
+    given = {name: value for name, value in options.items() if value}
+    if not given or not key.columns:
+        return False
+    arguments = [repr(column.name) for column in key.columns]
+    arguments += [f"{name}={value!r}" for name, value in given.items()]
+    arguments += [f"name={render._render_gen_name(context, key.name)!r}"] if key.name else []
+    return f"sa.PrimaryKeyConstraint({', '.join(arguments)})"
