@@ -78,7 +78,7 @@ alembic_postgresql_enum.set_configuration(alembic_postgresql_enum.Config(include
 assert PostgresqlComparison.__dialect__ == "postgresql"  # its definition makes alembic use it
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
-plugin.add_autogenerate_comparator(rest.compare_sequences, "schema")
+plugin.add_autogenerate_comparator(rest.create_what_columns_use, "schema")
 plugin.add_autogenerate_comparator(rest.compare_table, "table")
 plugin.add_autogenerate_comparator(rest.leave_computed, "column", "server_default", priority=DispatchPriority.FIRST)
 plugin.add_autogenerate_comparator(rest.require, "autogenerate", priority=DispatchPriority.LAST)

@@ -16,6 +16,7 @@ from sqlalchemy import Enum, Table, text
 
 from app.db.base import Base
 from app.project import ROOT
+from app.settings import ConfigurationError
 from migrations.target import as_postgresql_keeps, is_apart
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
@@ -42,9 +43,12 @@ def import_models(autogen_context: AutogenContext, _: object) -> PriorityDispatc
     """Import the models by the option `import_models`; only a comparison needs them.
 
     Raises:
-        CommandError: a table is defined where the registry does not see it.
+        CommandError: a table is defined where the registry does not see it, or a check has no name.
     """
-    autogen_context.opts["import_models"]()
+    try:
+        autogen_context.opts["import_models"]()
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
     if strays := sorted(set(_tables_outside_the_registry())):
         raise CommandError(f"move to a `models` module, on the metadata of app.db.base.Base: {', '.join(strays)}")
     target = as_postgresql_keeps(Base.metadata, autogen_context.dialect.default_schema_name)

@@ -5,7 +5,7 @@ from typing import Any
 from alembic.autogenerate import render
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import ARRAY, PrimaryKeyConstraint
-from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, NamedType
 from sqlalchemy.types import TypeEngine
 
 
@@ -20,17 +20,22 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | bool:
 
 def _type(type_: TypeEngine[Any], context: AutogenContext) -> str | bool:
     if isinstance(type_, ENUM):
-        context.imports.add("from sqlalchemy.dialects import postgresql")
-        schema = f", schema={type_.schema!r}" if type_.schema else ""
-        return f"postgresql.ENUM({', '.join(map(repr, type_.enums))}, name={type_.name!r}{schema}, create_type=False)"
-    if isinstance(type_, ARRAY):
-        context.imports.add("from sqlalchemy.dialects import postgresql")
-        dimensions = f", dimensions={type_.dimensions}" if type_.dimensions else ""
-        return f"postgresql.ARRAY({render._repr_type(type_.item_type, context)}{dimensions})"
-    module = type(type_).__module__
-    if not module.startswith("sqlalchemy."):
-        context.imports.add(f"import {module}")
-    return False
+        arguments = [*map(repr, type_.enums), f"name={type_.name!r}"]
+    elif isinstance(type_, DOMAIN):
+        arguments = [repr(type_.name), render._repr_type(type_.data_type, context)]
+    elif isinstance(type_, ARRAY):
+        arguments = [render._repr_type(type_.item_type, context)]
+        arguments += [f"dimensions={type_.dimensions}"] if type_.dimensions else []
+    else:
+        module = type(type_).__module__
+        if not module.startswith("sqlalchemy."):
+            context.imports.add(f"import {module}")
+        return False
+    if isinstance(type_, NamedType):
+        arguments += [f"schema={type_.schema!r}"] if type_.schema else []
+        arguments += ["create_type=False"]  # an operation of its own creates it
+    context.imports.add("from sqlalchemy.dialects import postgresql")
+    return f"postgresql.{type_.__visit_name__.upper()}({', '.join(arguments)})"
 
 
 def _primary_key(key: PrimaryKeyConstraint, context: AutogenContext) -> str | bool:

@@ -9,7 +9,7 @@ from alembic.ddl.postgresql import CreateExcludeConstraintOp
 from alembic.operations.ops import AddColumnOp, CreateIndexOp, DropColumnOp, DropIndexOp, ModifyTableOps, UpgradeOps
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import ClauseElement, Column, MetaData, Table, text
-from sqlalchemy.dialects.postgresql import ExcludeConstraint, NamedType
+from sqlalchemy.dialects.postgresql import DOMAIN, CreateDomainType, DropDomainType, ExcludeConstraint, NamedType
 from sqlalchemy.schema import CreateSequence, DropSequence
 
 from app.db.base import Base
@@ -35,18 +35,30 @@ EXTENSIONS = {
 QUOTE: Any = PREPARER.quote
 
 
-def compare_sequences(context: AutogenContext, upgrade_ops: UpgradeOps, _: object) -> PriorityDispatchResult:
-    """Create the sequences of the models that are not there."""
+def create_what_columns_use(context: AutogenContext, upgrade_ops: UpgradeOps, _: object) -> PriorityDispatchResult:
+    """Create the sequences and the domains of the models that are not there."""
+    target: Any = context.metadata
     default_schema = context.dialect.default_schema_name
+    schemas = context.inspector.get_schema_names()
+    forms: Any = {}  # by what the inspector calls them and by their name: the forms of DDL and what they are given
     for sequence in Base.metadata._sequences.values():
         column = getattr(sequence, "column", None)
-        if sequence.optional or (column is not None and is_apart(column.table)):
-            continue
-        schema = kept_schema(sequence.schema, default_schema)
-        known = schema is None or schema in context.inspector.get_schema_names()
-        if not known or sequence.name not in context.inspector.get_sequence_names(schema=schema):
-            create, drop = (str(form(sequence).compile(dialect=DIALECT)) for form in (CreateSequence, DropSequence))
-            upgrade_ops.ops.append(SQLOp(create, drop))
+        if not sequence.optional and (column is None or not is_apart(column.table)):
+            key = "sequence", kept_schema(sequence.schema, default_schema), sequence.name
+            forms[key] = CreateSequence, DropSequence, sequence
+    for table in target.tables.values():
+        for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
+            if isinstance(type_, DOMAIN):
+                key = "domain", kept_schema(type_.schema, default_schema), type_.name
+                forms[key] = CreateDomainType, DropDomainType, type_
+    for (kind, schema, name), (create, drop, thing) in forms.items():
+        there: Any = []
+        if schema is None or schema in schemas:
+            find = context.inspector
+            there = find.get_sequence_names(schema) if kind == "sequence" else find.get_domains(schema)  # type: ignore[attr-defined]
+        if name not in [one if isinstance(one, str) else one["name"] for one in there]:
+            up, down = (str(form(thing).compile(dialect=DIALECT)) for form in (create, drop))
+            upgrade_ops.ops.append(SQLOp(up, down))
     return PriorityDispatchResult.CONTINUE
 
 

@@ -28,15 +28,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ENUM, ExcludeConstraint
-from sqlalchemy.exc import IdentifierError
 from sqlalchemy.schema import CreateIndex, sort_tables_and_constraints
 from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
 from sqlalchemy.types import TypeEngine
 
+from migrations.types import SQLType
+
 DIALECT: Any = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
+ABSTRACT = (types.NullType, types.UserDefinedType, TypeEngine)
 LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest
 
 
@@ -92,13 +94,15 @@ def kept_type(type_: TypeEngine[Any], default_schema: str | None) -> TypeEngine[
         return ENUM(*type_.enums, name=kept(type_.name), schema=schema)
     process = DIALECT.type_compiler_instance.process
     for base in type(type_).__mro__:
+        if base in ABSTRACT:
+            break
         if base in (getattr(types, base.__name__, None), getattr(postgresql, base.__name__, None)):
             if base is type(type_):
-                break
+                return type_
             plain: TypeEngine[Any] = type_.adapt(base)
-            if base is not types.NullType and process(plain) == process(type_):
+            if process(plain) == process(type_):
                 return plain
-    return type_
+    return SQLType(process(type_)) if type(type_).__module__.startswith("app.") else type_
 
 
 class _Copy:
@@ -203,18 +207,25 @@ class _Copy:
         label = getattr(expression, "key", None) if expression.__visit_name__ == "label" else None
         return literal.label(label) if label else literal
 
-    def _name(self, item: Constraint | Index) -> Any:
-        """Return the name that the database gets for a constraint or an index."""
-        try:
-            if isinstance(item, Index):
-                name = PREPARER.truncate_and_render_index_name(item.name, _alembic_quote=False)
-            else:
-                name = PREPARER.format_constraint(item, _alembic_quote=False)
-        except IdentifierError as error:
-            raise CommandError(f"table {self.source.fullname}: {error}") from error
-        if name is None:
-            return None
-        return conv(kept(name)) if isinstance(item.name, conv) else kept(name)
+    def _name(self, item: Constraint | Index) -> str | None:
+        """Return the name that the database gets for a constraint or an index; None: it chooses one."""
+        if isinstance(item.name, conv):  # by a convention, and SQLAlchemy shortens it
+            return conv(kept(PREPARER.truncate_and_render_constraint_name(item.name, _alembic_quote=False)))
+        if item.name is None or isinstance(item.name, str):
+            return item.name and kept(item.name)
+        raise CommandError(f"table {self.source.fullname}: give a name to the Enum that has create_constraint")
+
+
+def _rank(constraint: Constraint) -> tuple[bool, int]:
+    return not isinstance(constraint, PrimaryKeyConstraint), constraint._creation_order
+
+
+def _index_of(constraint: Constraint) -> object:
+    """Return what tells the index of a key from others; something of its own if `constraint` has none."""
+    if not isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
+        return constraint
+    columns, options = tuple(constraint.columns), str(sorted(constraint.dialect_kwargs.items()))
+    return columns, bool(constraint.deferrable), constraint.initially, options
 
 
 def compiled(expression: Any) -> str:
@@ -230,4 +241,4 @@ def sql_text(expression: Any, operator_class: str | None = None) -> Any:
 
 def escaped(sql: str) -> str:
     """Return `sql` for `sa.text()`, which takes `:name` for a parameter."""
-    return re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", sql)
+    return re.sub(r"(?<![:\w$\\]):([\w$]+)(?![:\w$])", r"\\:\1", sql)
