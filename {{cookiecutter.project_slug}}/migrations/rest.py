@@ -44,7 +44,7 @@ def create_what_columns_use(context: AutogenContext, upgrade_ops: UpgradeOps, _:
     for sequence in Base.metadata._sequences.values():
         column = getattr(sequence, "column", None)
         if not sequence.optional and (column is None or not is_apart(column.table)):
-            key = "sequence", kept_schema(sequence.schema, default_schema), sequence.name
+            key = "sequence", kept_schema(sequence.schema, default_schema), str(sequence.name)
             forms[key] = CreateSequence, DropSequence, sequence
     for table in target.tables.values():
         for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):

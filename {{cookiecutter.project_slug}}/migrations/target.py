@@ -1,6 +1,7 @@
 """What the models describe, as PostgreSQL keeps it: one form for each thing that a model can say in several ways."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from alembic.util import CommandError
@@ -126,14 +127,8 @@ class _Copy:
         )
         if apart:
             return
-        constraints: list[Constraint] = [*source.constraints]
-        constraints += [constraint for column in columns for constraint in column.constraints]
-        for constraint in sorted(constraints, key=lambda constraint: constraint._creation_order):
-            if (
-                constraint._should_create_for_compiler(COMPILER)
-                and (copied := self._constraint(constraint)) is not None
-            ):
-                self.table.append_constraint(copied)
+        for constraint in self._constraints(columns):
+            self.table.append_constraint(constraint)
         for index in sorted(source.indexes, key=lambda index: str(index.name)):
             if index._ddl_if is None or index._ddl_if._should_execute(CreateIndex(index), index, None, COMPILER):
                 Index(
@@ -168,7 +163,17 @@ class _Copy:
             **column.dialect_kwargs,
         )
 
-    def _constraint(self, source: Constraint) -> Constraint | None:
+    def _constraints(self, columns: list[Column[Any]]) -> Iterator[Constraint]:
+        """Yield copies of what is made on PostgreSQL, wherever it is written; it makes one key of two that are alike."""
+        constraints = [*self.source.constraints, *(one for column in columns for one in column.constraints)]
+        keys = set()
+        for constraint in sorted(constraints, key=_rank):
+            if constraint._should_create_for_compiler(COMPILER) and (key := _index_of(constraint)) not in keys:
+                keys.add(key)
+                if not isinstance(constraint, PrimaryKeyConstraint) or constraint.columns:
+                    yield self._constraint(constraint)
+
+    def _constraint(self, source: Constraint) -> Constraint:
         keys = [column.key for column in getattr(source, "columns", ())]
         options: Any = {
             "name": self._name(source),
@@ -177,7 +182,7 @@ class _Copy:
             **source.dialect_kwargs,
         }
         if isinstance(source, PrimaryKeyConstraint):
-            return PrimaryKeyConstraint(*keys, **options) if keys else None
+            return PrimaryKeyConstraint(*keys, **options)
         if isinstance(source, UniqueConstraint):
             return UniqueConstraint(*keys, **options)
         if isinstance(source, CheckConstraint):
@@ -224,7 +229,8 @@ def _index_of(constraint: Constraint) -> object:
     """Return what tells the index of a key from others; something of its own if `constraint` has none."""
     if not isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
         return constraint
-    columns, options = tuple(constraint.columns), str(sorted(constraint.dialect_kwargs.items()))
+    columns = tuple(column.key for column in constraint.columns)
+    options = str(sorted(constraint.dialect_kwargs.items()))
     return columns, bool(constraint.deferrable), constraint.initially, options
 
 
