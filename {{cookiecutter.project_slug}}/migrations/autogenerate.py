@@ -6,7 +6,7 @@ from typing import Any
 
 import alembic_postgresql_enum
 from alembic import context
-from alembic.operations.ops import DropColumnOp, DropTableOp, ExecuteSQLOp, MigrationScript, OpContainer
+from alembic.operations.ops import AddColumnOp, DropColumnOp, DropTableOp, ExecuteSQLOp, MigrationScript, OpContainer
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import CommandError, DispatchPriority
@@ -20,6 +20,7 @@ from migrations.comparison import PostgresqlComparison
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_enum, include_name, include_object
 from migrations.rendering import render_item
+from migrations.target import DIALECT
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def process_revision_directives(
     for script in directives:
         if script.upgrade_ops:
             script.upgrade_ops.ops = [other for operation in script.upgrade_ops.ops for other in _in_place(operation)]
-    migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all)
+    renames = [line for script in directives if script.upgrade_ops for line in _renames(script.upgrade_ops.ops)]
+    migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all, renames=renames)
     # `alembic check` comes here too, and wants the empty script.
     if migration_context.opts["fn"].__qualname__.startswith("revision.") and all(
         script.upgrade_ops and script.upgrade_ops.is_empty() for script in directives
@@ -58,6 +60,22 @@ def _drops(operations: Iterable[Any]) -> Iterator[str]:
             yield f"column {'.'.join(filter(None, (operation.schema, operation.table_name, operation.column_name)))}"
         elif isinstance(operation, OpContainer):
             yield from _drops(operation.ops)
+
+
+def _renames(operations: Iterable[Any]) -> Iterator[str]:
+    """Yield the operations that would keep the data, where a table loses one column and gets another of its type."""
+    columns: dict[tuple[str | None, str], list[DropColumnOp | AddColumnOp]] = {}
+    for group in operations:
+        for operation in getattr(group, "ops", ()):
+            if isinstance(operation, DropColumnOp | AddColumnOp):
+                columns.setdefault((operation.schema, operation.table_name), []).append(operation)
+    for (schema, table), changes in columns.items():
+        dropped = [operation.to_column() for operation in changes if isinstance(operation, DropColumnOp)]
+        added = [operation.column for operation in changes if isinstance(operation, AddColumnOp)]
+        types = [str(column.type.compile(DIALECT)) for column in dropped + added]
+        if len(dropped) == len(added) == 1 and types[0] == types[1] and dropped[0].name != added[0].name:
+            place = f", schema={schema!r}" if schema else ""
+            yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
 def _in_place(operation: Any) -> Iterator[Any]:

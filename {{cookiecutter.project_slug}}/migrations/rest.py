@@ -35,16 +35,23 @@ EXTENSIONS = {
 QUOTE: Any = PREPARER.quote
 
 
-def create_what_columns_use(context: AutogenContext, upgrade_ops: UpgradeOps, _: object) -> PriorityDispatchResult:
-    """Create the sequences and the domains of the models that are not there."""
+def create_what_columns_use(
+    context: AutogenContext, upgrade_ops: UpgradeOps, compared: set[str | None]
+) -> PriorityDispatchResult:
+    """Create the sequences and the domains of the models that are not there, and have all their enums compared."""
     target: Any = context.metadata
+    compared.update(_schemas(target))
     default_schema = context.dialect.default_schema_name
     schemas = context.inspector.get_schema_names()
     forms: Any = {}  # by what the inspector calls them and by their name: the forms of DDL and what they are given
     for sequence in Base.metadata._sequences.values():
         column = getattr(sequence, "column", None)
         if not sequence.optional and (column is None or not is_apart(column.table)):
-            key = "sequence", kept_schema(sequence.schema, default_schema), str(sequence.name)
+            key: tuple[str, str | None, Any] = (
+                "sequence",
+                kept_schema(sequence.schema, default_schema),
+                str(sequence.name),
+            )
             forms[key] = CreateSequence, DropSequence, sequence
     for table in target.tables.values():
         for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
