@@ -112,6 +112,7 @@ def pgbouncer(folder: Path, server: str, mode: str) -> Iterator[str]:
 GROUPS = [
     ["callers", "comparison"],
     ["autogenerate", "migrations"],
+    ["models_of_others"],
     ["engine", "errors", "health", "items", "session", "sessions_in_use", "telemetry", "url"],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.service.conftest import Project
 
 THING = """\
@@ -166,6 +168,63 @@ def test_every_kind_of_change_is_seen_and_can_be_undone_and_redone(project: Proj
     assert [expected for _, _, expected in CHANGES if expected not in upgrade] == []
     for command in ("upgrade head", "check", "downgrade -1", "upgrade head", "check"):
         project.alembic(*command.split())
+
+
+REST = """\
+class Rest(Base):
+    __tablename__ = "rest"
+    __table_args__ = (
+        sa.UniqueConstraint("a", "b", deferrable=True),
+        sa.UniqueConstraint("b", postgresql_include=["a"]),
+        sa.CheckConstraint("a IN (1, 2)", name="a"),
+        postgresql.ExcludeConstraint(("during", "&&"), name="once"),
+        sa.Index("ix_where", "a", postgresql_where=sa.text("code <> 'x' AND a IN (3, 4)")),
+        sa.Index("ix_include", "a", postgresql_include=["b"]),
+        sa.Index("ix_class", "code", postgresql_ops={"code": "text_ops"}),
+        sa.Index("ix_lower", sa.func.lower(sa.column("code"))),
+        sa.Index("ix_sorted", sa.column("a").desc()),
+        sa.Index("ix_method", "code", postgresql_using="btree"),
+        sa.Index("ix_total", "total"),
+    )
+
+    a: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    b: Mapped[int]
+    code: Mapped[str] = mapped_column(sa.String(9))
+    during: Mapped[object] = mapped_column(postgresql.TSRANGE)
+    total: Mapped[int] = mapped_column(sa.Computed("a * 2", persisted=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("deferrable=True", 'deferrable=True, initially="DEFERRED"'),
+        (', postgresql_include=["a"]', ""),
+        ("a IN (1, 2)", "a IN (1, 3)"),
+        ('name="once"', 'name="twice"'),
+        ("<> 'x'", "<> 'X'"),
+        ('postgresql_include=["b"]', 'postgresql_include=["code"]'),
+        ('"text_ops"', '"varchar_pattern_ops"'),
+        ("sa.func.lower", "sa.func.upper"),
+        (".desc()", ".desc().nulls_last()"),
+        ('"btree"', '"hash"'),
+        ("a * 2", "a * 3"),
+        ("    b: Mapped[int]", "    b: Mapped[int] = mapped_column(primary_key=True)"),
+    ],
+)
+def test_what_alembic_does_not_compare_is_seen(project: Project, old: str, new: str) -> None:
+    assert old in REST
+    project.models(REST)
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.alembic("check")
+    project.models(REST.replace(old, new))
+    assert project.autogenerate()
+    for command in ("upgrade head", "check", "downgrade -1"):
+        project.alembic(*command.split())
+    project.models(REST)
+    project.alembic("upgrade", "head")
+    assert project.autogenerate()
 
 
 def test_a_changed_identity_is_seen(project: Project) -> None:

@@ -4,21 +4,20 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import alembic_postgresql_enum
 from alembic import context
-from alembic.operations.ops import AddColumnOp, DropColumnOp, DropTableOp, ExecuteSQLOp, MigrationScript, OpContainer
+from alembic.operations.ops import AddColumnOp, DropColumnOp, DropTableOp, MigrationScript, OpContainer
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import CommandError, DispatchPriority
-from alembic_postgresql_enum.operations.add_enum_values import AddEnumValuesOp
 from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.db.base import Base
 from migrations import rest
 from migrations.comparison import PostgresqlComparison
+from migrations.enums import in_place
 from migrations.operations import put_in_order
-from migrations.ownership import import_models, include_enum, include_name, include_object
+from migrations.ownership import import_models, include_name, include_object
 from migrations.rendering import render_item
 from migrations.target import DIALECT
 
@@ -41,7 +40,7 @@ def process_revision_directives(
         logger.warning(f"the revision DROPS {drop}, with all data in it")
     for script in directives:
         if script.upgrade_ops:
-            script.upgrade_ops.ops = [other for operation in script.upgrade_ops.ops for other in _in_place(operation)]
+            script.upgrade_ops.ops = [other for operation in script.upgrade_ops.ops for other in in_place(operation)]
     renames = [line for script in directives if script.upgrade_ops for line in _renames(script.upgrade_ops.ops)]
     migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all, renames=renames)
     # `alembic check` comes here too, and wants the empty script.
@@ -78,21 +77,7 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
             yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
-def _in_place(operation: Any) -> Iterator[Any]:
-    """Replace an operation that adds enum values: alembic-postgresql-enum 1.11 puts them after what they should precede."""
-    if not isinstance(operation, AddEnumValuesOp):
-        yield operation
-        return
-    name = ".".join('"' + part.replace('"', '""') + '"' for part in (operation.schema, operation.name))
-    values = ["'" + value.replace("'", "''").replace(":", r"\:") + "'" for value in operation.new_values]
-    for index, value in reversed(list(enumerate(operation.new_values))):
-        if value not in operation.old_values:
-            place = f" BEFORE {values[index + 1]}" if values[index + 1 :] else ""
-            yield ExecuteSQLOp(f"ALTER TYPE {name} ADD VALUE {values[index]}{place}")
-
-
 ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
-alembic_postgresql_enum.set_configuration(alembic_postgresql_enum.Config(include_name=include_enum))
 assert PostgresqlComparison.__dialect__ == "postgresql"  # its definition makes alembic use it
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)

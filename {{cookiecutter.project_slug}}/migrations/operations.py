@@ -16,7 +16,6 @@ from alembic.operations.ops import (
 )
 from alembic.util import PriorityDispatchResult
 from alembic_postgresql_enum.operations.create_enum import CreateEnumOp
-from alembic_postgresql_enum.operations.drop_enum import DropEnumOp
 from sqlalchemy import Column, ForeignKeyConstraint, Table
 from sqlalchemy.schema import sort_tables_and_constraints
 
@@ -41,16 +40,6 @@ class SQLOp(MigrateOperation):
 @renderers.dispatch_for(SQLOp)
 def _render_sql(_: AutogenContext, operation: SQLOp) -> list[str]:
     return [f"op.execute({escaped(operation.up)!r})"] if operation.up else []
-
-
-@renderers.dispatch_for(CreateEnumOp, replace=True)
-@renderers.dispatch_for(DropEnumOp, replace=True)
-def _render_enum(context: AutogenContext, operation: CreateEnumOp | DropEnumOp) -> str:
-    """Write what alembic-postgresql-enum 1.11 writes, whatever the name holds."""
-    schema = f", schema={operation.schema!r}" if operation.schema != context.dialect.default_schema_name else ""
-    values = ", ".join(map(repr, operation.enum_values))
-    action = operation.operation_name.removesuffix("_enum")
-    return f"sa.Enum({values}, name={operation.name!r}{schema}).{action}(op.get_bind())"
 
 
 def put_in_order(_: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:

@@ -4,9 +4,14 @@ from typing import Any
 
 from alembic.autogenerate import render
 from alembic.autogenerate.api import AutogenContext
-from sqlalchemy import ARRAY, PrimaryKeyConstraint
+from alembic.ddl.postgresql import CreateExcludeConstraintOp
+from alembic.operations.ops import CreateUniqueConstraintOp
+from sqlalchemy import ARRAY, Column, Constraint, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, NamedType
+from sqlalchemy.schema import AddConstraint
 from sqlalchemy.types import TypeEngine
+
+from migrations.target import DIALECT, escaped
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | bool:
@@ -47,3 +52,27 @@ def _primary_key(key: PrimaryKeyConstraint, context: AutogenContext) -> str | bo
     arguments += [f"{name}={value!r}" for name, value in given.items()]
     arguments += [f"name={render._render_gen_name(context, key.name)!r}"] if key.name else []
     return f"sa.PrimaryKeyConstraint({', '.join(arguments)})"
+
+
+@render.renderers.dispatch_for(CreateUniqueConstraintOp, replace=True)
+def _add_unique(context: AutogenContext, operation: CreateUniqueConstraintOp) -> list[str]:
+    """Write SQL where alembic's operation would miss the columns that the constraint includes."""
+    included = operation.kw.get("postgresql_include")
+    if not included:
+        return render._add_unique_constraint(context, operation)
+    options = {name: value for name, value in operation.kw.items() if name != "schema"}
+    key = UniqueConstraint(*operation.columns, name=operation.constraint_name, **options)
+    columns: list[Column[Any]] = [Column(name) for name in dict.fromkeys([*operation.columns, *included])]
+    Table(operation.table_name, MetaData(), *columns, key, schema=operation.schema)
+    return [_add(key)]
+
+
+@render.renderers.dispatch_for(CreateExcludeConstraintOp, replace=True)
+def _add_exclude(_: AutogenContext, operation: CreateExcludeConstraintOp) -> str:
+    """Write SQL: alembic's operation takes no text in the place of a column."""
+    return _add(operation.to_constraint())
+
+
+def _add(constraint: Constraint) -> str:
+    sql = str(AddConstraint(constraint, isolate_from_table=False).compile(dialect=DIALECT))
+    return f"op.execute({escaped(sql)!r})"

@@ -203,9 +203,8 @@ def _is_computed_otherwise(found: Column[Any], wanted: Column[Any]) -> bool:
 
 def _anew(schema: str | None, name: str, found: Column[Any], wanted: Column[Any]) -> Iterator[Any]:
     """Drop a column and add it again, with its indexes: PostgreSQL cannot change what computes it before release 17."""
-    for index in found.table.indexes:
-        if found.name in index.columns:
-            yield DropIndexOp.from_index(index)
+    for index in {index.name: index for index in found.table.indexes if found.name in index.columns}.values():
+        yield DropIndexOp.from_index(index)
     yield DropColumnOp.from_column_and_tablename(schema, name, found)
     yield AddColumnOp.from_column_and_tablename(schema, name, wanted)
     for index in wanted.table.indexes:
