@@ -178,7 +178,7 @@ def test_the_first_revision_makes_what_create_all_makes(project: Project, kind: 
 
 @pytest.mark.parametrize("kind", ["foreign keys", "schema public", "constraints"])
 def test_a_domain_is_removed_by_a_revision_that_runs(project: Project, kind: str) -> None:
-    project.models(KINDS[kind])
+    project.models(KINDS[kind].replace('"UNLOGGED"', ""))  # which SQLAlchemy does not read
     project.autogenerate()
     project.alembic("upgrade", "head")
     first = dump(project.url)
@@ -187,8 +187,7 @@ def test_a_domain_is_removed_by_a_revision_that_runs(project: Project, kind: str
     project.alembic("upgrade", "head")
     project.alembic("check")
     project.alembic("downgrade", "-1")
-    if kind != "constraints":  # what the inspector does not see, a revision cannot bring back
-        assert dump(project.url) == first
+    assert dump(project.url) == first
 
 
 def test_a_chain_of_tables_is_dropped_from_its_end(project: Project) -> None:

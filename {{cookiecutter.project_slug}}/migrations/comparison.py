@@ -73,9 +73,15 @@ class PostgresqlComparison(PostgresqlImpl):
         ours, theirs = metadata_constraint, reflected_constraint
         if result.is_equal and _included(ours) != _included(theirs):
             return ComparisonResult.Different(f"INCLUDE {_included(theirs)} to {_included(ours)}")
-        if result.is_equal and deferral(ours) != self.special_of(ours.table).get(str(theirs.name), UNSPECIAL)[1:3]:
+        self.complete(theirs)
+        if result.is_equal and deferral(ours) != deferral(theirs):
             return ComparisonResult.Different("DEFERRABLE")
         return result
+
+    def complete(self, reflected: Any) -> None:
+        """Say of a constraint of the database whether it is deferrable, which SQLAlchemy does not read."""
+        _, deferrable, deferred, _ = self.special_of(reflected.table).get(str(reflected.name), UNSPECIAL)
+        reflected.deferrable, reflected.initially = deferrable or None, "DEFERRED" if deferred else None
 
     def compare_indexes(self, metadata_index: Index, reflected_index: Index) -> ComparisonResult:
         ours, theirs = self._described(metadata_index), self._described(reflected_index)

@@ -8,7 +8,8 @@ from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import ExecuteSQLOp
 from alembic_postgresql_enum import compare_dispatch
-from alembic_postgresql_enum.get_enum_data import DeclaredEnumValues, get_declared_enums
+from alembic_postgresql_enum.get_enum_data.declared_enums import get_declared_enums
+from alembic_postgresql_enum.get_enum_data.types import DeclaredEnumValues
 from alembic_postgresql_enum.operations.add_enum_values import AddEnumValuesOp
 from alembic_postgresql_enum.operations.create_enum import CreateEnumOp
 from alembic_postgresql_enum.operations.drop_enum import DropEnumOp
@@ -35,7 +36,7 @@ def declared(
     metadata: Any, schema: str, default_schema: str, connection: Connection, operations: Any, include: Any
 ) -> DeclaredEnumValues:
     """Return the values of the enums in the models, and only if some have changed the columns that use them."""
-    values = {}
+    values: dict[str, tuple[str, ...]] = {}
     for table in metadata.tables.values():
         for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
             if isinstance(type_, ENUM) and (type_.schema or default_schema) == schema and include(type_.name):
@@ -70,5 +71,5 @@ def _render(context: AutogenContext, operation: CreateEnumOp | DropEnumOp) -> st
 
 
 alembic_postgresql_enum.set_configuration(alembic_postgresql_enum.Config(include_name=include_enum))
-compare_dispatch.get_defined_enums = defined  # type: ignore[assignment]
-compare_dispatch.get_declared_enums = declared  # type: ignore[assignment]
+compare_dispatch.get_defined_enums = defined  # type: ignore[attr-defined, assignment]
+compare_dispatch.get_declared_enums = declared  # type: ignore[attr-defined, assignment]

@@ -8,7 +8,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.ddl.postgresql import CreateExcludeConstraintOp
 from alembic.operations.ops import AddColumnOp, CreateIndexOp, DropColumnOp, DropIndexOp, ModifyTableOps, UpgradeOps
 from alembic.util import CommandError, PriorityDispatchResult
-from sqlalchemy import ClauseElement, Column, MetaData, Table, text
+from sqlalchemy import ClauseElement, Column, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import DOMAIN, CreateDomainType, DropDomainType, ExcludeConstraint, NamedType
 from sqlalchemy.schema import CreateSequence, DropSequence
 
@@ -151,9 +151,13 @@ def compare_table(
 ) -> PriorityDispatchResult:
     """Compare primary keys, EXCLUDE and computed columns of a table that is there."""
     if found is not None:
+        impl: Any = context.migration_context.impl
+        for constraint in found.constraints:
+            if isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
+                impl.complete(constraint)
         operations.ops += _excludes(context, found, wanted)
     if found is not None and wanted is not None:
-        operations.ops += _primary_key(context, found, wanted)
+        operations.ops += _primary_key(found, wanted)
         for column in wanted.columns:
             there = found.columns.get(column.name)
             if there is not None and _is_computed_otherwise(there, column):
@@ -177,11 +181,9 @@ def _excludes(context: AutogenContext, found: Table, wanted: Table | None) -> It
         yield CreateExcludeConstraintOp.from_constraint(models[name])
 
 
-def _primary_key(context: AutogenContext, found: Table, wanted: Table) -> Iterator[Any]:
-    impl: Any = context.migration_context.impl
-    is_deferrable = impl.special_of(found).get(str(found.primary_key.name), (False,) * 3)[1:3]
+def _primary_key(found: Table, wanted: Table) -> Iterator[Any]:
     before, after = ([column.name for column in table.primary_key.columns] for table in (found, wanted))
-    if before == after and (not after or is_deferrable == deferral(wanted.primary_key)):
+    if before == after and (not after or deferral(found.primary_key) == deferral(wanted.primary_key)):
         return
     table = PREPARER.format_table(found)
 
