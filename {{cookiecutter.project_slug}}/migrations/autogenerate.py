@@ -14,7 +14,6 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.db.base import Base
 from migrations import rest
-from migrations.comparison import PostgresqlComparison
 from migrations.enums import in_place
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_name, include_object
@@ -78,7 +77,6 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
 
 
 ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
-assert PostgresqlComparison.__dialect__ == "postgresql"  # its definition makes alembic use it
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
 plugin.add_autogenerate_comparator(rest.create_what_columns_use, "schema")

@@ -40,30 +40,19 @@ def create_what_columns_use(
 ) -> PriorityDispatchResult:
     """Create the sequences and the domains of the models that are not there, and have all their enums compared."""
     target: Any = context.metadata
-    compared.update(_schemas(target))
-    default_schema = context.dialect.default_schema_name
-    schemas = context.inspector.get_schema_names()
-    forms: Any = {}  # by what the inspector calls them and by their name: the forms of DDL and what they are given
+    compared.update(_schemas(target, context))
+    things: dict[str, tuple[Any, Any, Any]] = {}  # by the name in SQL: what creates it, what drops it, the thing
     for sequence in Base.metadata._sequences.values():
         column = getattr(sequence, "column", None)
         if not sequence.optional and (column is None or not is_apart(column.table)):
-            key: tuple[str, str | None, Any] = (
-                "sequence",
-                kept_schema(sequence.schema, default_schema),
-                str(sequence.name),
-            )
-            forms[key] = CreateSequence, DropSequence, sequence
+            things[PREPARER.format_sequence(sequence)] = CreateSequence, DropSequence, sequence
     for table in target.tables.values():
         for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
             if isinstance(type_, DOMAIN):
-                key = "domain", kept_schema(type_.schema, default_schema), type_.name
-                forms[key] = CreateDomainType, DropDomainType, type_
-    for (kind, schema, name), (create, drop, thing) in forms.items():
-        there: Any = []
-        if schema is None or schema in schemas:
-            find = context.inspector
-            there = find.get_sequence_names(schema) if kind == "sequence" else find.get_domains(schema)  # type: ignore[attr-defined]
-        if name not in [one if isinstance(one, str) else one["name"] for one in there]:
+                things[PREPARER.format_type(type_)] = CreateDomainType, DropDomainType, type_
+    for name, (create, drop, thing) in things.items():
+        find = text(f"SELECT pg_catalog.{'to_regclass' if create is CreateSequence else 'to_regtype'}(:name) IS NULL")
+        if context.connection and context.connection.scalar(find, {"name": name}):
             up, down = (str(form(thing).compile(dialect=DIALECT)) for form in (create, drop))
             upgrade_ops.ops.append(SQLOp(up, down))
     return PriorityDispatchResult.CONTINUE
@@ -79,39 +68,37 @@ def require(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatc
     if not upgrade_ops.ops or context.connection is None:
         return PriorityDispatchResult.CONTINUE
     there = {*context.inspector.get_schema_names(), None}
-    schemas = {kept_schema(schema, context.dialect.default_schema_name) for schema in _schemas(target)}
+    schemas = set(_schemas(target, context))
     words = set(_words(target))
     installed = set(context.connection.scalars(text("SELECT extname FROM pg_catalog.pg_extension")))
     extensions = [name for name, marks in EXTENSIONS.items() if words.intersection(marks.split())]
-    _refuse_unknown_types(context, target, words)
+    _refuse_unknown_types(context, target)
     creation = [f"CREATE SCHEMA IF NOT EXISTS {QUOTE(schema)}" for schema in sorted(filter(None, schemas - there))]
     creation += [f"CREATE EXTENSION IF NOT EXISTS {QUOTE(name)}" for name in extensions if name not in installed]
     upgrade_ops.ops[:0] = [SQLOp(sql) for sql in creation]
     return PriorityDispatchResult.CONTINUE
 
 
-def _schemas(target: MetaData) -> Iterator[str | None]:
+def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
     tables = [table for table in target.tables.values() if not is_apart(table)]
     yield from (table.schema for table in tables)
-    yield from (sequence.schema for sequence in Base.metadata._sequences.values())
+    for sequence in Base.metadata._sequences.values():
+        yield kept_schema(sequence.schema, context.dialect.default_schema_name)
     for table in tables:
         for column in table.columns:
             yield getattr(getattr(column.type, "item_type", column.type), "schema", None)
 
 
-def _refuse_unknown_types(context: AutogenContext, target: MetaData, words: set[str]) -> None:
+def _refuse_unknown_types(context: AutogenContext, target: MetaData) -> None:
     known = {mark for marks in EXTENSIONS.values() for mark in marks.split()}
     for table in target.tables.values():
         for column in table.columns:
             if type(column.type).__module__.startswith("sqlalchemy."):
                 continue
             name = DIALECT.type_compiler_instance.process(column.type)
-            query = text("SELECT pg_catalog.to_regtype(:name) IS NULL").bindparams(name=name)
-            if (
-                known.isdisjoint(re.findall(r"\w+", name.lower()))
-                and context.connection
-                and context.connection.scalar(query)
-            ):
+            find = text("SELECT pg_catalog.to_regtype(:name) IS NULL")
+            is_known = known.intersection(re.findall(r"\w+", name.lower()))
+            if not is_known and context.connection and context.connection.scalar(find, {"name": name}):
                 raise CommandError(
                     f"the database has no type {name}, which {table.fullname}.{column.name} wants: create it in a revision "
                     'of its own, as by op.execute("CREATE EXTENSION ..."), and run that first'
