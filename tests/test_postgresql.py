@@ -124,6 +124,7 @@ GROUPS = [
         "telemetry",
         "url",
     ],
+    ["models_of_others"],
 ]
 WITHOUT_DATABASE = ["logs", "middleware", "migration_lint", "settings"]
 

@@ -168,6 +168,66 @@ def test_every_kind_of_change_is_seen_and_can_be_undone_and_redone(project: Proj
         project.alembic(*command.split())
 
 
+REST = """\
+class Rest(Base):
+    __tablename__ = "rest"
+    __table_args__ = (
+        sa.UniqueConstraint("a", "b", deferrable=True),
+        sa.UniqueConstraint("b", postgresql_include=["a"]),
+        sa.CheckConstraint("a IN (1, 2)", name="a"),
+        postgresql.ExcludeConstraint(("during", "&&"), name="once"),
+        sa.Index("ix_where", "a", postgresql_where=sa.text("code <> 'x' AND a IN (3, 4)")),
+        sa.Index("ix_include", "a", postgresql_include=["b"]),
+        sa.Index("ix_class", "code", postgresql_ops={"code": "text_ops"}),
+        sa.Index("ix_lower", sa.func.lower(sa.column("code"))),
+        sa.Index("ix_sorted", sa.column("a").desc()),
+        sa.Index("ix_method", "code", postgresql_using="btree"),
+        sa.Index("ix_total", "total"),
+    )
+
+    a: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    b: Mapped[int]
+    code: Mapped[str] = mapped_column(sa.String(9))
+    during: Mapped[object] = mapped_column(postgresql.TSRANGE)
+    total: Mapped[int] = mapped_column(sa.Computed("a * 2", persisted=True))
+"""
+
+
+REST_CHANGES = [
+    ("deferrable=True", 'deferrable=True, initially="DEFERRED"', "uq_rest_a_b"),
+    (', postgresql_include=["a"]', "", "uq_rest_b"),
+    ("a IN (1, 2)", "a IN (1, 3)", "ck_rest_a"),
+    ('name="once"', 'name="twice"', "DROP CONSTRAINT once"),
+    ("<> 'x'", "<> 'X'", "ix_where"),
+    ('postgresql_include=["b"]', 'postgresql_include=["code"]', "ix_include"),
+    ('"text_ops"', '"varchar_pattern_ops"', "ix_class"),
+    ("sa.func.lower", "sa.func.upper", "ix_lower"),
+    (".desc()", ".desc().nulls_last()", "ix_sorted"),
+    ('"btree"', '"hash"', "ix_method"),
+    ("a * 2", "a * 3", 'sa.Computed("a * 3"'),
+    ("    b: Mapped[int]", "    b: Mapped[int] = mapped_column(primary_key=True)", "PRIMARY KEY (a, b)"),
+]
+
+
+def test_what_alembic_does_not_compare_is_seen_and_can_be_undone_and_redone(project: Project) -> None:
+    project.models(REST)
+    project.autogenerate()
+    for command in ("upgrade head", "check", "downgrade -1", "upgrade head", "check"):
+        project.alembic(*command.split())
+    changed = REST
+    for old, new, _ in REST_CHANGES:
+        assert old in changed
+        changed = changed.replace(old, new)
+    project.models(changed)
+    upgrade = project.autogenerate().split("def upgrade")[1].split("def downgrade")[0]
+    assert [expected for _, _, expected in REST_CHANGES if expected not in upgrade] == []
+    for command in ("upgrade head", "check", "downgrade -1"):
+        project.alembic(*command.split())
+    project.newest.unlink()
+    project.models(REST)
+    assert "No new upgrade operations" in project.alembic("check")
+
+
 def test_a_changed_identity_is_seen(project: Project) -> None:
     model = THING.replace(
         "id: Mapped[UUIDKey]", "id: Mapped[int] = mapped_column(sa.Identity(start=5), primary_key=True)"

@@ -17,7 +17,7 @@ from sqlalchemy.schema import DDLElement
 from sqlalchemy.sql.functions import FunctionElement
 
 from migrations import callers
-from migrations.autogenerate import PostgresqlComparison
+from migrations.comparison import PostgresqlComparison
 from migrations.errors import SEVERAL
 
 # What may hold a semicolon that ends no statement, but for the body of BEGIN ATOMIC.

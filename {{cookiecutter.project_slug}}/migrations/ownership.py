@@ -16,6 +16,8 @@ from sqlalchemy import Enum, Table, text
 
 from app.db.base import Base
 from app.project import ROOT
+from app.settings import ConfigurationError
+from migrations.target import as_postgresql_keeps, is_apart
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
 CREATED = re.compile(
@@ -41,11 +43,16 @@ def import_models(autogen_context: AutogenContext, _: object) -> PriorityDispatc
     """Import the models by the option `import_models`; only a comparison needs them.
 
     Raises:
-        CommandError: a table is defined where the registry does not see it.
+        CommandError: a table is defined where the registry does not see it, or a check has no name.
     """
-    autogen_context.opts["import_models"]()
+    try:
+        autogen_context.opts["import_models"]()
+    except ConfigurationError as error:
+        raise CommandError(str(error)) from error
     if strays := sorted(set(_tables_outside_the_registry())):
         raise CommandError(f"move to a `models` module, on the metadata of app.db.base.Base: {', '.join(strays)}")
+    target = as_postgresql_keeps(Base.metadata, autogen_context.dialect.default_schema_name)
+    autogen_context.metadata = autogen_context.opts["target_metadata"] = target
     for cached in (_of_models, _of_revisions, _dependent_tables):
         cached.cache_clear()
     return PriorityDispatchResult.CONTINUE
@@ -57,7 +64,7 @@ def _tables_outside_the_registry() -> Iterator[str]:
         if module := sys.modules.get(name):
             for key, thing in vars(module).items():
                 table = getattr(thing, "__table__", None) if isinstance(thing, type) else thing
-                if isinstance(table, Table) and table.metadata is not Base.metadata:
+                if isinstance(table, Table) and table.metadata is not Base.metadata and not is_apart(table):
                     yield f"{name}.{key} ({table.name})"
         else:
             for node in ast.walk(ast.parse(path.read_bytes())):
@@ -71,11 +78,11 @@ def _tables_outside_the_registry() -> Iterator[str]:
 @cache
 def _of_models() -> tuple[Names, Names]:
     """Return the tables and the enums of the models."""
-    tables = Base.metadata.tables.values()
-    types: list[Any] = [column.type for table in tables for column in table.columns]
-    types += [inner for outer in types for inner in (getattr(outer, "item_type", None), getattr(outer, "impl", None))]
+    target = context.get_context().opts["target_metadata"]
+    tables = [table for table in target.tables.values() if not is_apart(table)]
+    types = [getattr(column.type, "item_type", column.type) for table in tables for column in table.columns]
     enums = {(type_.schema, str(type_.name)) for type_ in types if isinstance(type_, Enum)}
-    return {_key(table.schema, table.name) for table in tables}, {_key(*enum) for enum in enums}
+    return {(table.schema, table.name) for table in tables}, enums
 
 
 @cache
@@ -116,7 +123,7 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
     """Say whether a schema or table of the database is this service's."""
     of_models, _ = _of_models()
     if kind == "schema":
-        return name is None or name in {schema for schema, _ in of_models}
+        return name is None or name in {schema for schema, _ in of_models | _of_revisions()[0]}
     key = (parents.get("schema_name"), str(name))
     if kind != "table" or key in of_models:
         return True
@@ -124,6 +131,11 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
     if not ours and name != context.get_context().version_table:
         logger.info(f"left alone: table {'.'.join(filter(None, key))}, which is in neither the models nor a revision")
     return ours
+
+
+def include_object(item: Any, name: str | None, kind: str, reflected: bool, _: object) -> bool:
+    """Say whether a table of the models is made here, and not a view, or something apart."""
+    return kind != "table" or not is_apart(item)
 
 
 def include_enum(name: str) -> bool:

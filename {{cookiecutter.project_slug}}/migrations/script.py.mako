@@ -2,6 +2,9 @@
 % if drops is not UNDEFINED and drops:
 
 DROPS ${", ".join(drops)}, WITH ALL DATA IN IT.
+% for line in renames:
+If this is a rename, write instead: ${line}
+% endfor
 % endif
 
 Revision ID: ${up_revision}

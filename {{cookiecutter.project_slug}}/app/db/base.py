@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from typing import Annotated
 from uuid import UUID
 
-from sqlalchemy import DateTime, Enum, MetaData, func
+from sqlalchemy import Constraint, DateTime, Enum, MetaData, Table, func
 from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+from app.settings import ConfigurationError
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -21,6 +23,19 @@ CreatedAt = Annotated[datetime, mapped_column(server_default=func.now())]
 UpdatedAt = Annotated[datetime, mapped_column(server_default=func.now(), onupdate=func.now())]
 
 
+def check_name(check: Constraint, table: Table) -> str:
+    """Return the name of a check.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    if not isinstance(check.name, str):
+        raise ConfigurationError(
+            f'table {table.fullname}: a check has no name; give it one, as in CheckConstraint("price > 0", name="price_positive")'
+        )
+    return check.name
+
+
 class Base(DeclarativeBase):
     # Every constraint has a name that a later migration can drop it by.
     metadata = MetaData(
@@ -28,6 +43,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
             "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "constraint_name": check_name,
             "ck": "ck_%(table_name)s_%(constraint_name)s",
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         }

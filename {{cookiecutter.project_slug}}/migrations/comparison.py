@@ -1,0 +1,204 @@
+"""Compares the models with the database as PostgreSQL writes both down; it runs nothing of either, and locks nothing."""
+
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+from alembic import context
+from alembic.ddl._autogen import ComparisonResult
+from alembic.ddl.postgresql import PostgresqlImpl
+from sqlalchemy import CheckConstraint, Column, Index, Table, UniqueConstraint, text
+from sqlalchemy.exc import DBAPIError
+
+from migrations.errors import sqlstate
+from migrations.target import DIALECT, compiled, escaped
+
+# How an index sorts what it is on, and by which operators.
+SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
+OPERATORS = re.compile(r"\s+(?:\w+\.)?(\w+_ops)$")
+SPECIAL = text("""
+    SELECT nspname, relname, conname, contype = 'x', condeferrable, condeferred, pg_catalog.pg_get_constraintdef(c.oid)
+    FROM pg_catalog.pg_constraint c
+    JOIN pg_catalog.pg_class t ON t.oid = conrelid JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace
+    WHERE contype = 'x' OR condeferrable AND contype IN ('p', 'u')
+""")
+
+
+Special = tuple[bool, bool, bool, str]  # whether a constraint is EXCLUDE, deferrable, deferred; its definition
+UNSPECIAL: Special = (False, False, False, "")
+
+
+class PostgresqlComparison(PostgresqlImpl):
+    """Compares what alembic does not, and asks PostgreSQL where two texts differ."""
+
+    __dialect__ = "postgresql"
+
+    def compare_type(self, inspector_column: Column[Any], metadata_column: Column[Any]) -> bool:
+        if not super().compare_type(inspector_column, metadata_column):
+            return False
+        process = self.dialect.type_compiler_instance.process
+        types = process(inspector_column.type), process(metadata_column.type)
+        return not _are_alike([(f"CAST(NULL AS {types[0]})", f"CAST(NULL AS {types[1]})")])
+
+    def compare_server_default(
+        self,
+        inspector_column: Column[Any],
+        metadata_column: Column[Any],
+        rendered_metadata_default: str | None,
+        rendered_inspector_default: str | None,
+    ) -> bool:
+        existing = rendered_inspector_default
+        compiler: Any = self.dialect.ddl_compiler(self.dialect, None)  # type: ignore[arg-type]
+        default = compiler.get_column_default_string(metadata_column)
+        if existing is None or default is None:
+            return existing != default and metadata_column is not metadata_column.table._autoincrement_column
+        if default in (existing, f"'{existing}'", re.sub(r"::[\w ]+$", "", existing)):
+            return False  # as most are: no need to ask
+        type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
+        return not _are_alike([(f"CAST({existing} AS {type_})", f"CAST({default} AS {type_})")])
+
+    def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
+        sql = super().render_ddl_sql_expr(expr, is_server_default, is_index, **kw)
+        return sql if is_index else escaped(sql)
+
+    def compare_check_constraint(
+        self, metadata_constraint: CheckConstraint, reflected_constraint: CheckConstraint
+    ) -> Any:
+        pair = compiled(metadata_constraint.sqltext), compiled(reflected_constraint.sqltext)
+        if are_alike(metadata_constraint.table, [pair]):
+            return ComparisonResult.Equal()
+        return ComparisonResult.Different(f"{pair[1]} to {pair[0]}")
+
+    def compare_unique_constraint(
+        self, metadata_constraint: UniqueConstraint, reflected_constraint: UniqueConstraint
+    ) -> ComparisonResult:
+        result = super().compare_unique_constraint(metadata_constraint, reflected_constraint)
+        ours, theirs = metadata_constraint, reflected_constraint
+        if result.is_equal and _included(ours) != _included(theirs):
+            return ComparisonResult.Different(f"INCLUDE {_included(theirs)} to {_included(ours)}")
+        self.complete(theirs)
+        if result.is_equal and deferral(ours) != deferral(theirs):
+            return ComparisonResult.Different("DEFERRABLE")
+        return result
+
+    def complete(self, reflected: Any) -> None:
+        """Say of a constraint of the database whether it is deferrable, which SQLAlchemy does not read."""
+        _, deferrable, deferred, _ = self.special_of(reflected.table).get(str(reflected.name), UNSPECIAL)
+        reflected.deferrable, reflected.initially = deferrable or None, "DEFERRED" if deferred else None
+
+    def compare_indexes(self, metadata_index: Index, reflected_index: Index) -> ComparisonResult:
+        ours, theirs = self._described(metadata_index), self._described(reflected_index)
+        for name, value in ours.items():
+            if name not in ("on", "WHERE") and value != theirs[name]:
+                return ComparisonResult.Different(f"{name} {theirs[name]} to {value}")
+        if len(ours["on"]) != len(theirs["on"]) or (ours["WHERE"] is None) != (theirs["WHERE"] is None):
+            return ComparisonResult.Different(f"{theirs['on'], theirs['WHERE']} to {ours['on'], ours['WHERE']}")
+        pairs = [*zip(ours["on"], theirs["on"], strict=True), (ours["WHERE"] or "", theirs["WHERE"] or "")]
+        assert metadata_index.table is not None
+        if are_alike(metadata_index.table, pairs):
+            return ComparisonResult.Equal()
+        return ComparisonResult.Different(f"{[pair[1] for pair in pairs]} to {[pair[0] for pair in pairs]}")
+
+    def _described(self, index: Index) -> dict[str, Any]:
+        options = {name.removeprefix("postgresql_"): value for name, value in index.kwargs.items()}
+        on, sorting, operators = [], [], []
+        for expression in index.expressions:
+            sql = compiled(expression)
+            [descends, nulls] = (SORTING.search(sql) or [""] * 3).groups()  # type: ignore[union-attr]
+            sql = SORTING.sub("", sql)
+            named = OPERATORS.search(sql)
+            sql = OPERATORS.sub("", sql)
+            of_options = options.get("ops") or {}
+            operator = of_options.get(getattr(expression, "key", None)) or of_options.get(sql.strip('"'))
+            operators.append(self._operators(named[1] if named else operator))
+            falls = bool(descends) and descends.lower() == "desc"
+            sorting.append((falls, (nulls or ("first" if falls else "last")).lower()))
+            on.append(sql)
+        where = options.get("where")
+        return {
+            "UNIQUE": bool(index.unique),
+            "USING": (options.get("using") or "btree").lower(),
+            "INCLUDE": _included(index),
+            "WITH": {name: str(value).lower() for name, value in (options.get("with") or {}).items()},
+            "NULLS NOT DISTINCT": bool(options.get("nulls_not_distinct")),
+            "sorted": sorting,
+            "operators": operators,
+            "on": on,
+            "WHERE": where if where is None or isinstance(where, str) else compiled(where),
+        }
+
+    def _operators(self, name: str | None) -> str | None:
+        """Return the operator class `name`; None if it is what PostgreSQL takes unasked."""
+        return None if name is None or name in self._default_operators else name.rpartition(".")[2]
+
+    @cached_property
+    def _default_operators(self) -> set[str]:
+        query = "SELECT opcname FROM pg_catalog.pg_opclass GROUP BY opcname HAVING pg_catalog.bool_and(opcdefault)"
+        return set(context.get_bind().scalars(text(query)))
+
+    @cached_property
+    def special(self) -> dict[tuple[str, str], dict[str, Special]]:
+        """The constraints that alembic does not compare, by the schema and the name of their table."""
+        found: dict[tuple[str, str], dict[str, Special]] = {}
+        for schema, table, name, *rest in context.get_bind().execute(SPECIAL):
+            found.setdefault((schema, table), {})[name] = (rest[0], rest[1], rest[2], rest[3])
+        return found
+
+    def special_of(self, table: Table) -> dict[str, Special]:
+        return self.special.get((table.schema or str(self.dialect.default_schema_name), table.name), {})
+
+
+def deferral(constraint: Any) -> tuple[bool, bool]:
+    """Say whether a constraint of the models is deferrable, and deferred."""
+    deferred = (constraint.initially or "").upper() == "DEFERRED"
+    return bool(constraint.deferrable) or deferred, deferred
+
+
+def _included(item: Any) -> list[str]:
+    return [getattr(column, "name", column) for column in item.kwargs.get("postgresql_include") or ()]
+
+
+def are_alike(table: Table, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Say whether PostgreSQL writes the expressions of each pair alike, which are about the columns of `table`."""
+    pairs = [pair for pair in pairs if _bare(pair[0]) != _bare(pair[1])]
+    if not pairs:
+        return True
+    words = set(re.findall(r"\w+", str(pairs)))
+    process, quote = DIALECT.type_compiler_instance.process, DIALECT.identifier_preparer.quote
+    columns = [
+        f"CAST(NULL AS {process(column.type)}) AS {quote(column.name)}"
+        for column in table.columns
+        if words.issuperset(re.findall(r"\w+", column.name))
+    ]
+    # OFFSET keeps PostgreSQL from putting the NULLs in the place of the columns.
+    return _are_alike(pairs, f"FROM (SELECT {', '.join(columns) or 1} OFFSET 0) AS {quote(table.name)}")
+
+
+def _bare(sql: str) -> str:
+    """Return `sql` without the spaces and the outer brackets that mean nothing."""
+    sql = " ".join(sql.split())
+    while sql.startswith("(") and sql.endswith(")"):
+        depth = [sql[: end + 1].count("(") - sql[: end + 1].count(")") for end in range(len(sql) - 1)]
+        if 0 in depth:
+            break
+        sql = sql[1:-1].strip()
+    return sql
+
+
+def _are_alike(pairs: Iterable[tuple[str, str]], source: str = "") -> bool:
+    connection = context.get_bind()
+    autocommit = connection.get_isolation_level() == "AUTOCOMMIT"
+    expressions = ", ".join(f"({expression})" for pair in pairs for expression in pair)
+    try:
+        with nullcontext() if autocommit else connection.begin_nested():
+            [plan] = connection.exec_driver_sql(
+                f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT {expressions} {source}"
+            ).scalar_one()
+    except DBAPIError as error:
+        if sqlstate(error)[:2] not in ("22", "42"):
+            raise
+        return True  # a type that does not exist yet, or a default that does not suit it
+    output = plan["Plan"]["Output"]
+    return bool(output[::2] == output[1::2])
