@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from devdb.server import program
-from tests.conftest import new_database
+from devdb.programs import program
+from tests.conftest import new_database, url_of
 from tests.service.conftest import TIME_LIMIT, Project
 
 ID = "    id: Mapped[int] = mapped_column(primary_key=True)\n"
@@ -152,7 +152,8 @@ def dump(url: str) -> list[str]:
 
 
 def by_create_all(project: Project, *statements: str) -> list[str]:
-    with new_database() as url:
+    with new_database() as name:
+        url = url_of(name)
         command = [sys.executable, "-c", CREATE_ALL, *statements]
         environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(project.path)}
         subprocess.run(command, check=True, cwd=project.path, env=environment, timeout=TIME_LIMIT)
