@@ -114,7 +114,7 @@ def test_the_whole_loop(service: Service) -> None:
 
 def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    [router] = [block for block in blocks if "APIRouter" in block]
+    [router] = [block for block in blocks if "WebSocket" in block]
     [script] = [block for block in blocks if "asyncio.run" in block]
     [test] = [block for block in blocks if "async def test_" in block]
     service.write("app/names/router.py", router)
@@ -137,6 +137,27 @@ def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) 
         ask = f"import asyncio, websockets\nasync def ask():\n    async with websockets.connect({url!r}) as socket:\n"
         ask += "        await socket.send('LA')\n        print(await socket.recv())\nasyncio.run(ask())"
         assert service.run("python", "-c", ask).stdout.strip() == '["LAMP"]'
+
+
+def test_a_domain_s_settings_are_as_the_readme_says(service: Service) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    [settings, router] = [block for block in blocks if "PaymentSettings" in block]
+    service.write("app/payments/settings.py", settings)
+    service.write("app/payments/router.py", router)
+    service.run("ruff", "check")
+    service.run("ruff", "format", "--check")
+    service.run("mypy")
+    refused = service.run("pytest", check=False)
+    assert refused.returncode
+    assert "STRIPE_KEY is not set\n.env.test is what the tests run with" in refused.stderr
+    service.write(".env.test", (service.path / ".env.test").read_text() + "STRIPE_KEY=of the tests\n")
+    service.write(".env.example", service.run("python", "-m", "app.settings", "--env-example").stdout)
+    service.run("pytest")
+    assert "STRIPE_KEY is not set" in service.run("python", "-m", "app.settings", check=False).stderr
+    service.alembic("upgrade", "head")
+    service.write(".env", "STRIPE_KEY=sk_1234\n")
+    with service.serve() as client:
+        assert client.get("/api/v1/payments/account").json() == "1234"
 
 
 def test_what_a_domain_opens_is_open_for_its_requests(service: Service) -> None:
