@@ -182,7 +182,6 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
     for name, text in ORDERS.items():
         service.write(name, text)
     append(service.path / "app/items/service.py", OWN)
-    append(service.path / "app/db/url.py", OWN)
     pagination = (service.path / "app/http/pagination.py").read_text()
     service.write("app/http/pagination.py", pagination.replace(LIMIT, LIMIT + FEW))
     service.alembic("upgrade", "head")
@@ -198,8 +197,7 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
     present = {name: text for name, text in texts(bake()).items() if not name.startswith("migrations/versions/")}
     own[FIRST] = (service.path / FIRST).read_text()
     present["app/web/pagination.py"] = present["app/web/pagination.py"].replace(LIMIT, LIMIT + FEW)
-    for name in ("app/items/service.py", "app/url.py"):
-        present[name] += f"{OWN}\n"
+    present["app/items/service.py"] += f"{OWN}\n"
     assert texts(service.path) == present | own
 
     # What is left to the owner, as the changelog says.
