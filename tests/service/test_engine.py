@@ -76,6 +76,7 @@ def foreign_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     if not hasattr(os, "seteuid"):
         pytest.skip("Windows has another kind of home")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ENV_FILE", "")
     tmp_path.chmod(0)
     me = os.geteuid()
     os.seteuid(me or 65534)

@@ -104,7 +104,9 @@ def test_a_rule_for_several_fields_is_said(monkeypatch: pytest.MonkeyPatch) -> N
             return self
 
     assert problems(Pair, monkeypatch) == ["Pair: LOW must be below HIGH"]
-    assert problems(Pair, monkeypatch, LOW="x") == ["LOW: Input should be a valid integer, unable to parse string as an integer"]
+    assert problems(Pair, monkeypatch, LOW="x") == [
+        "LOW: Input should be a valid integer, unable to parse string as an integer"
+    ]
 
 
 def test_a_prefix_and_an_alias_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,14 +174,18 @@ async def test_a_password_may_change_while_the_service_runs(
 ) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
-    (tmp_path / "tokens_of_test.py").write_text(f"import pathlib\n\nasync def token(): return pathlib.Path({str(file)!r}).read_text().strip()")
+    (tmp_path / "tokens_of_test.py").write_text(
+        f"import pathlib\n\nasync def token(): return pathlib.Path({str(file)!r}).read_text().strip()"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     role = f"rotating_{os.urandom(4).hex()}"
     admin = await asyncpg.connect(database_url)
     await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'first'")
     try:
         url = re.sub(r"://[^@]*@", f"://{role}@", database_url)
-        rotating = {"database_password_file": file} if how == "file" else {"database_password_from": "tokens_of_test:token"}
+        rotating = (
+            {"database_password_file": file} if how == "file" else {"database_password_from": "tokens_of_test:token"}
+        )
         database = Database(Settings(database_url=url, database_pool_size=1, **rotating))
         async with database.session() as session:
             assert await session.scalar(text("SELECT current_user")) == role
@@ -263,7 +269,11 @@ def test_a_setting_of_a_domain_stops_the_start_if_it_is_missing(
     assert code
     assert errors == "STRIPE_KEY is not set\n"
     code, _, errors = service(*command, ENVIRONMENT="production", MAX_BODY_SIZE="x", DATABASE_URL=database_url)
-    assert {line.replace(":", " ").split()[0] for line in errors.splitlines()} >= {"STRIPE_KEY", "ALLOWED_HOSTS", "MAX_BODY_SIZE"}
+    assert {line.replace(":", " ").split()[0] for line in errors.splitlines()} >= {
+        "STRIPE_KEY",
+        "ALLOWED_HOSTS",
+        "MAX_BODY_SIZE",
+    }
 
 
 def test_a_domain_s_settings_are_listed_and_reach_its_routes(
@@ -282,8 +292,14 @@ def test_migrations_need_only_what_migrations_need(
     service: Callable[..., tuple[int, str, str]], database_url: str
 ) -> None:
     settings = (ROOT / "app/settings.py").read_text(encoding="utf-8")
-    own = settings.replace('    debug: bool', "    own_key: SecretStr\n    debug: bool")
-    code, _, errors = service("alembic", "current", files=DOMAIN_FILES | {"app/settings.py": own}, DATABASE_URL=database_url, MAX_BODY_SIZE="x")
+    own = settings.replace("    debug: bool", "    own_key: SecretStr\n    debug: bool")
+    code, _, errors = service(
+        "alembic",
+        "current",
+        files=DOMAIN_FILES | {"app/settings.py": own},
+        DATABASE_URL=database_url,
+        MAX_BODY_SIZE="x",
+    )
     assert code == 0, errors
     code, _, errors = service("app.settings", DATABASE_URL=database_url)
     assert (code, errors) == (1, "OWN_KEY is not set\nSTRIPE_KEY is not set\n")
@@ -314,14 +330,24 @@ def test_a_pyproject_toml_that_does_not_do_is_named(
 def test_a_name_that_looks_like_ours_is_said(
     service: Callable[..., tuple[int, str, str]], place: str, database_url: str
 ) -> None:
-    names = {"DATABSE_URL": database_url, "EDITOR": "vi", "DATABASE_URL": database_url, "DATABASE_URLS": "x", "ALLOWED_HOST": "x"}
+    names = {
+        "DATABSE_URL": database_url,
+        "EDITOR": "vi",
+        "DATABASE_URL": database_url,
+        "DATABASE_URLS": "x",
+        "ALLOWED_HOST": "x",
+    }
     text = "".join(f"{name}={value}\n" for name, value in names.items()) if place == "file" else ""
     code, _, errors = service("app.settings", files={".env": text}, **(names if place == "process" else {}))
     assert (code, errors) == (0, "ALLOWED_HOST is no setting of this service: is ALLOWED_HOSTS meant?\n")
     for command in (["alembic", "current"], ["ask"]):
-        del_ = {name: value for name, value in names.items() if name != "DATABASE_URL"} | {"DATABASE_URL_LOCAL": database_url}
+        del_ = {name: value for name, value in names.items() if name != "DATABASE_URL"} | {
+            "DATABASE_URL_LOCAL": database_url
+        }
         text = "".join(f"{name}={value}\n" for name, value in del_.items()) if place == "file" else ""
-        code, _, errors = service(*command, files={".env": text, "ask.py": "import app.main"}, **(del_ if place == "process" else {}))
+        code, _, errors = service(
+            *command, files={".env": text, "ask.py": "import app.main"}, **(del_ if place == "process" else {})
+        )
         assert code == 0, errors
         assert "DATABSE_URL is no setting of this service: is DATABASE_URL meant?" in errors
 

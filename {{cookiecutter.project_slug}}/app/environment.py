@@ -36,7 +36,9 @@ class EnvSettings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        super().__init__(**{"_env_file": env_file(), "_secrets_dir": secrets_dir()} | values)
+        values.setdefault("_env_file", env_file())
+        values.setdefault("_secrets_dir", secrets_dir())
+        super().__init__(**values)
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with fields that are well formed, a sentence each; the others have their default, or None."""

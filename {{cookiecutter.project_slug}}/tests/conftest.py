@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import NullPool
@@ -64,7 +65,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 async def execute(statement: str) -> None:
     """Execute `statement`, outside of a transaction, on the server of the tests."""
-    settings = DatabaseSettings(database_url=os.environ["TEST_DATABASE_URL"])
+    settings = DatabaseSettings(database_url=SecretStr(os.environ["TEST_DATABASE_URL"]))
     engine = create_engine(settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         await connection.execute(text(statement))
@@ -121,7 +122,7 @@ def empty_database_url() -> Iterator[str]:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    return Settings(database_url=database_url)
+    return Settings(database_url=SecretStr(database_url))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -118,7 +119,7 @@ async def test_malformed_page_requests_are_refused(client: AsyncClient, params: 
 
 
 async def test_requests_get_503_while_the_database_is_down() -> None:
-    app = create_app(Settings(database_url="postgresql://127.0.0.1:1/nowhere"))
+    app = create_app(Settings(database_url=SecretStr("postgresql://127.0.0.1:1/nowhere")))
     async with (
         app.router.lifespan_context(app),
         AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
