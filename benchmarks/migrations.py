@@ -42,17 +42,26 @@ END $$
 """
 
 MODELS = """\
+from datetime import datetime
+from enum import Enum
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Index, String, func, text, true
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from {base} import Base
 """
 MODEL = """
 
+class Kind{number}(Enum):
+    ONE = "one"
+    TWO = "two"
+
+
 class Thing{number}(Base):
     __tablename__ = "thing_{number}"
+    __table_args__ = (Index(None, "state", "made_at", postgresql_where=text("note IS NOT NULL")),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     previous_id: Mapped[UUID] = mapped_column(ForeignKey("thing_{previous}.id"))
@@ -60,9 +69,15 @@ class Thing{number}(Base):
     rank: Mapped[int] = mapped_column(index=True)
     state: Mapped[str] = mapped_column(String(20), server_default="new")
     note: Mapped[str | None] = mapped_column(String(50))
+    kind: Mapped[Kind{number}]
+    is_open: Mapped[bool] = mapped_column(server_default=true())
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    data: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=text("'{{}}'::jsonb"))
 """
 
-FIND = "import devdb, sys; print(sys.executable, devdb.server.program('psql'), devdb.start(), sep='\\n')"
+FIND = (
+    "import devdb, devdb.programs, sys; print(sys.executable, devdb.programs.program('psql'), devdb.start(), sep='\\n')"
+)
 # What the service's alembic commands cannot do without: the imports, and a connection.
 FLOOR = """
 import asyncio, os
@@ -221,8 +236,8 @@ def measure(bench: Bench) -> None:
             times = best(runs, *(partial(bench.upgrade, project) for project in projects))
             row(f"s for `upgrade head`, revisions: {size}", *times)
 
-    for name in ("env", "callers", "locking", "errors", "ownership", "autogenerate"):
-        row(f"lines of {name}", str(len((bench.service / name).read_text(encoding="utf-8").splitlines())))
+    for path in sorted((bench.service / "migrations").glob("*.py")):
+        row(f"lines of {path.name}", str(len(path.read_text(encoding="utf-8").splitlines())))
 
 
 def main() -> None:

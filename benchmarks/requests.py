@@ -339,7 +339,7 @@ class Bench:
     def __init__(self, service: Path, candidates: Path) -> None:
         self.service = service
         run(["uv", "run", "alembic", "upgrade", "head"], service)
-        find = "import devdb; print(devdb.server.program('psql'), devdb.start())"
+        find = "import devdb, devdb.programs; print(devdb.programs.program('psql'), devdb.start())"
         self.psql, self.url = run(["uv", "run", "python", "-c", find], service).split()
         self.python = str(service / ".venv/bin/python")
         self.query(
