@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -30,6 +30,10 @@ class Colour(Enum):
 class Redis(BaseModel):
     host: str
     port: int = 6379
+
+
+class Other(BaseModel):
+    name: str
 
 
 class Owned(EnvSettings):
@@ -119,6 +123,53 @@ def test_a_prefix_and_an_alias_name_the_variable(monkeypatch: pytest.MonkeyPatch
     assert "\nPAYMENTS_KEY=\n\nTHE_OTHER=\n" in env_example([Prefixed])
 
 
+def test_a_class_of_its_own_configuration_says_what_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Prefixed(EnvSettings):
+        model_config = SettingsConfigDict(env_prefix="PAY_")
+        key: SecretStr
+        port: int = 1
+
+    assert problems(Prefixed, monkeypatch, PAY_KEY="k", PAY_PORT="x")[0].startswith("PAY_PORT: Input should be")
+
+
+def test_problems_are_not_asked_while_a_field_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ports(Settings):
+        low: int
+        high: int = 2
+
+        def problems(self) -> Iterator[str]:
+            yield from super().problems()
+            if self.low > self.high:
+                yield "LOW must be below HIGH"
+
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("ALLOWED_HOSTS", "a")
+    [low, database] = problems(Ports, monkeypatch, DATABASE_URL="postgresql://elsewhere/db", HIGH="3")
+    assert low == "LOW is not set"
+    assert database.startswith("DATABASE_URL must have sslmode=require")
+    assert "LOW must be below HIGH" in problems(Ports, monkeypatch, LOW="4")
+
+
+def test_a_malformed_url_is_not_missing_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    [line] = problems(Settings, monkeypatch, DATABASE_URL="nonsense", ALLOWED_HOSTS="a")
+    assert line.startswith("DATABASE_URL: must look like")
+
+
+@pytest.mark.parametrize("name", ["os", "os:sep", "os:nothing"])
+def test_a_password_is_from_a_function(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [line] = problems(Settings, monkeypatch, DATABASE_URL="postgresql://h/db", DATABASE_PASSWORD_FROM=name)
+    assert line.startswith("DATABASE_PASSWORD_FROM: ")
+
+
+def test_models_in_a_list_and_one_of_several_models_are_json() -> None:
+    class Many(EnvSettings):
+        servers: list[Redis]
+        either: Redis | Other
+
+    assert "\nSERVERS=\n\nEITHER=\n" in env_example([Many])
+
+
 def test_the_example_is_read_as_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     example = env_example([Owned])
     assert "Undefined" not in example
@@ -163,7 +214,13 @@ def test_a_secret_is_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("STRIPE_KEY", "of the process")
     assert load_settings(Owned).stripe_key.get_secret_value() == "of the process"
     (tmp_path / "redis").write_bytes(b"\xff")
-    assert problems(Owned, monkeypatch)[0].startswith("REDIS: ")
+    assert problems(Owned, monkeypatch) == ["REDIS: must be UTF-8 text"]
+    (tmp_path / "redis").unlink()
+    (tmp_path / "stripe_key").write_text("\n")
+    monkeypatch.delenv("STRIPE_KEY")
+    with pytest.raises(ConfigurationError, match="STRIPE_KEY is not set"):
+        load_settings(Owned)
+    monkeypatch.setenv("STRIPE_KEY", "k")
     [line] = problems(Owned, monkeypatch, SECRETS_DIR=str(tmp_path / "none"))
     assert line == f"SECRETS_DIR: there is no folder {tmp_path / 'none'}"
 
@@ -303,6 +360,17 @@ def test_migrations_need_only_what_migrations_need(
     assert code == 0, errors
     code, _, errors = service("app.settings", DATABASE_URL=database_url)
     assert (code, errors) == (1, "OWN_KEY is not set\nSTRIPE_KEY is not set\n")
+
+
+def test_settings_that_are_read_by_an_import_are_refused(service: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, errors = service(
+        "app.settings", files=DOMAIN_FILES | {"app/payments/settings.py": f"{DOMAIN}\nx = PaymentSettings()"}
+    )
+    assert code == 1
+    assert errors.startswith(
+        "app.payments.settings reads its PaymentSettings when it is imported, and they are not all there"
+    )
+    assert errors.count("\n") == 1
 
 
 def test_settings_that_would_refuse_what_others_need_are_refused(service: Callable[..., tuple[int, str, str]]) -> None:

@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from app.project import ROOT, ConfigurationError
 
@@ -40,8 +41,19 @@ class EnvSettings(BaseSettings):
         values.setdefault("_secrets_dir", secrets_dir())
         super().__init__(**values)
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *sources: Any, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Have an empty file count as no file, as an empty variable counts as unset."""
+        *others, files = (*sources, *named.values())
+        return (*others, cast(Any, lambda: {name: value for name, value in files().items() if value != ""}))
+
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with fields that are well formed, a sentence each; the others have their default, or None."""
+        """Yield what is wrong with the values of well formed fields, a sentence each.
+
+        It is not asked while a field of this class that has no plain default is missing or malformed.
+        """
         yield from ()
 
 
@@ -69,7 +81,9 @@ def read_settings(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
     except SettingsError as error:  # at the first field that should be JSON, or a file that cannot be read
         [field] = re.findall(r'for field "(\w+)"', str(error)) or [of.__name__]
         cause = error.__cause__
-        reason = f"{cause.filename}: {cause.strerror}" if isinstance(cause, OSError) else "must be JSON"
+        reason = "must be UTF-8 text" if isinstance(cause, UnicodeDecodeError) else "must be JSON"
+        if isinstance(cause, OSError):
+            reason = f"{cause.filename}: {cause.strerror}"
         raise ConfigurationError(f"{variables(of).get(field, [field])[0]}: {reason}") from None
     except ValidationError as error:
         for problem in error.errors():
@@ -81,14 +95,22 @@ def read_settings(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
             malformed.add(_field(of, problem["loc"]))
         settings = _without(of, malformed)
     sentences = [f"{variable}{'' if text[0] == ':' else ' '}{text}" for variable, text in problems.items()]
-    return settings, sentences + ([] if "" in malformed else [*settings.problems()])
+    unknown = {name for name, field in of.model_fields.items() if field.is_required() or field.default_factory}
+    for judge in of.__mro__ if "" not in malformed else ():
+        if issubclass(judge, EnvSettings) and not malformed & unknown & judge.model_fields.keys():
+            return settings, [*sentences, *judge.problems(settings)]
+    return settings, sentences
 
 
 def _without(of: type[SettingsT], malformed: set[str]) -> SettingsT:
     """Return the settings with the default, or None, in the place of `malformed` fields, and no validator run on these."""
     fields = of.model_fields
     sound: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items() if name not in malformed}
-    found: Any = create_model(of.__name__, __base__=EnvSettings, **sound)
+
+    class Configured(EnvSettings):
+        model_config = of.model_config
+
+    found: Any = create_model(of.__name__, __base__=Configured, **sound)
     defaults = {name: None if fields[name].is_required() else fields[name].default for name in malformed - {""}}
     values = found()
     return cast(SettingsT, of.model_construct(values.model_fields_set | malformed, **{**dict(values), **defaults}))
@@ -131,8 +153,10 @@ def _variable(of: type[BaseSettings], place: tuple[int | str, ...]) -> str:
 
 def model_in(field: FieldInfo) -> type[BaseModel] | None:
     """Return the model that a field may hold, if it may hold one."""
-    annotations = (field.annotation, *get_args(field.annotation))
-    return next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), None)
+    annotation = field.annotation
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    models = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+    return models[0] if len(models) == 1 else None
 
 
 def _misquoted(of: type[BaseSettings]) -> Iterator[tuple[str, str]]:

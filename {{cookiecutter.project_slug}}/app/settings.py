@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, FilePath, ImportString, PrivateAttr, SecretStr
+from pydantic import BeforeValidator, Field, FilePath, ImportString, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
 from app import overview
@@ -53,7 +53,7 @@ class DatabaseSettings(EnvSettings):
     """What PostgreSQL calls this service in pg_stat_activity; unset, the project's name"""
     database_password_file: FilePath | None = None
     """A file with the password for URLs that have none, read anew for each connection"""
-    database_password_from: ImportString[Any] = None
+    database_password_from: ImportString[Callable[[], Any]] | None = None
     """`module:function` that returns such a password, or awaits it, and is called for each connection: a token that expires"""
 
     @property
@@ -84,8 +84,7 @@ class DatabaseSettings(EnvSettings):
         """Return what gives the password anew for each connection, as asyncpg takes it; None: the URL or PGPASSFILE does."""
         if (file := self.database_password_file) is not None:
             return lambda: file.read_text(encoding="utf-8").rstrip("\r\n")
-        call: Callable[[], Any] | None = self.database_password_from
-        return call
+        return self.database_password_from
 
     def whereabouts(self) -> str:
         """Say which database it is and where its data lies, without a password.
@@ -151,10 +150,11 @@ class Settings(DatabaseSettings):
 
     def problems(self) -> Iterator[str]:
         """Yield what the service refuses to start with, in its domains' settings, too."""
-        try:
-            _ = self.database
-        except ConfigurationError as error:
-            yield str(error)
+        if not self.model_fields_set & {*self._database_variables()}:  # else it is there, or malformed
+            try:
+                _ = self.database
+            except ConfigurationError as error:
+                yield str(error)
         is_limited = "database_statement_timeout" in self.model_fields_set and self.database_statement_timeout
         if self.database_pooler and is_limited:
             yield "DATABASE_STATEMENT_TIMEOUT cannot pass a transaction pooler: set statement_timeout for the role instead"
@@ -196,7 +196,14 @@ def domain_settings() -> list[type[EnvSettings]]:
         ConfigurationError: one is none of EnvSettings.
     """
     found = []
-    for module in (import_module(name) for name in modules("settings") if name != "app.settings"):
+    for name in modules("settings"):
+        if name == "app.settings":
+            continue
+        try:
+            module = import_module(name)
+        except ValidationError as error:
+            reason = f"{name} reads its {error.title} when it is imported, and they are not all there: have `settings_of` read them"
+            raise ConfigurationError(reason) from None
         for thing in vars(module).values():
             if isinstance(thing, type) and issubclass(thing, BaseSettings) and thing.__module__ == module.__name__:
                 if not issubclass(thing, EnvSettings):

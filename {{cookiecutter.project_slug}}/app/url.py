@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 TIME_LIMIT = 10  # seconds, to connect
 OF_PROCESS = {  # variables of libpq's that asyncpg does not read, and the parameters they stand for
     "PGCONNECT_TIMEOUT": "connect_timeout",
@@ -37,11 +38,11 @@ KEEPALIVES = {  # libpq's parameters, and the options of a socket as Linux and W
 KNOWN = re.compile(
     r"""gsslib | krbsrvname | options | passfile | sslcert | sslcrl | sslkey | sslmode | sslnegotiation | sslpassword
     | sslrootcert | ssl_(min|max)_protocol_version | target_session_attrs
-    | application_name | bytea_output | client_encoding | client_min_messages | datestyle | extra_float_digits
-    | default_transaction_(deferrable|isolation|read_only) | intervalstyle | jit | plan_cache_mode | role | row_security
+    | application_name | bytea_output | client_encoding | client_min_messages | datestyle | DateStyle | extra_float_digits
+    | default_transaction_(deferrable|isolation|read_only) | intervalstyle | IntervalStyle | jit | plan_cache_mode | role | row_security
     | (idle_in_transaction_session|idle_session|lock|statement|transaction)_timeout | search_path | synchronous_commit
-    | timezone | work_mem | .*\..*""",
-    re.VERBOSE | re.IGNORECASE,
+    | timezone | TimeZone | work_mem | .*\..*""",
+    re.VERBOSE,
 )
 HINTS = {
     "pgbouncer": "set DATABASE_POOLER=transaction instead",
@@ -90,12 +91,14 @@ def connect_arguments(url: str, environment: Mapping[str, str] = os.environ) -> 
         arguments["ssl"] = context
     if name := query.pop("fallback_application_name", ""):
         query.setdefault("application_name", name)
+    if query.get("target_session_attrs", "any") not in SESSION_ATTRIBUTES:
+        raise ValueError(f"target_session_attrs must be one of {', '.join(SESSION_ATTRIBUTES)}")
     for name, values in ONLY.items():
         if query.pop(name, values[0]) not in values:
             raise ValueError(f"asyncpg cannot honour {name}: leave it out, or say {' or '.join(values)}")
     for name in query:
         if not KNOWN.fullmatch(name):
-            hint = HINTS.get(name, f"for a setting of the server, say options=-c%20{quote(name)}=...")
+            hint = HINTS.get(name.lower(), f"if it is a setting of the server, say options=-c%20{quote(name)}=...")
             raise ValueError(f"asyncpg does not know {name}: {hint}")
     if not path:
         slash = ""  # or asyncpg would not look at PGDATABASE
