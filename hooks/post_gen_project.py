@@ -10,6 +10,7 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 
 # feature: (wanted, its files)
 FEATURES = {
+    "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
     "github_actions": ({{ cookiecutter.github_actions }}, [".github/workflows/ci.yml"]),
 }
 
