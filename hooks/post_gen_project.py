@@ -18,7 +18,8 @@ FEATURES = {
             *(f"deploy/production/{name}.yaml" for name in ("ingress", "kustomization", "namespace")),
         ],
     ),
-    "github_actions": ({{ cookiecutter.github_actions }}, [".github/workflows/ci.yml"]),
+    "github_actions": ({{ cookiecutter.github_actions }}, [".github/dependabot.yml", ".github/workflows/ci.yml"]),
+    "both": ({{ cookiecutter.docker and cookiecutter.github_actions }}, [".github/workflows/image.yml"]),
 }
 
 if Path("uv.lock").read_text(encoding="utf-8").count(f'\nname = "{SLUG}"\n') > 1:
