@@ -191,11 +191,10 @@ class Cluster:
         return process
 
     def start(self, port: int) -> None:
-        # The README's options; the host and the port are its own.
-        [line] = re.findall(
-            r"uvicorn app\.main:app .* (--timeout-keep-alive .*)", (self.service.path / "README.md").read_text()
-        )
-        command = ["-m", "uvicorn", "app.main:app", "--port", str(port), *line.split()]
+        # The README's options, but for the host and the port.
+        readme = (self.service.path / "README.md").read_text()
+        [options] = re.findall("^ExecStart=.* (--timeout-keep-alive .*)$", readme, re.MULTILINE)
+        command = ["-m", "uvicorn", "app.main:app", "--port", str(port), *options.split()]
         self.processes[port] = self.spawn(self.service.python, *command, env=self.env())
 
     def end(self, port: int) -> None:
@@ -207,6 +206,11 @@ class Cluster:
             if process.poll() is None:
                 with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
                     wait_for(client, "/health/ready", process)
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU that the processes have used."""
+        stats = [Path(f"/proc/{process.pid}/stat").read_text().split() for process in self.processes.values()]
+        return sum(int(stat[13]) + int(stat[14]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
     def proxy(self, ports: list[int]) -> None:
         """Have the README's nginx pass requests on to the processes at `ports`."""
@@ -246,17 +250,20 @@ def upgrade_at_once(cluster: Cluster) -> None:
     assert [upgrade.wait(TIME_LIMIT) for upgrade in upgrades] == [0] * 8
 
 
-def measure(cluster: Cluster, load: Load) -> str:
-    """Say how many requests a second one, two and three processes answer."""
-    rates = []
+def measure(cluster: Cluster, load: Load) -> Iterator[str]:
+    """Say what one, two and three processes answer: here they share two cores with the clients and the databases."""
     for count in (1, 2, 3):
         cluster.proxy(cluster.ports[:count])
         with load.run():
             load.goes_on(10)
-            before, started = load.counts["requests"], time.monotonic()
+            requests, used, started = load.counts["requests"], cluster.cpu(), time.monotonic()
             time.sleep(2)
-            rates.append(f"{(load.counts['requests'] - before) / (time.monotonic() - started):.0f}")
-    return " / ".join(rates)
+            requests, used, elapsed = (
+                load.counts["requests"] - requests,
+                cluster.cpu() - used,
+                time.monotonic() - started,
+            )
+        yield f"{count}: {requests / elapsed:.0f} requests a second, {used / requests * 1000:.2f} ms of CPU each"
 
 
 def test_no_acknowledged_write_is_lost_by_three_processes_behind_a_pooler_and_a_proxy(cluster: Cluster) -> None:
@@ -267,7 +274,7 @@ def test_no_acknowledged_write_is_lost_by_three_processes_behind_a_pooler_and_a_
     for port in cluster.ports:
         cluster.start(port)
     cluster.ready()
-    print(f"\nrequests a second of 1 / 2 / 3 processes: {measure(cluster, load)}")
+    print("", *measure(cluster, load), sep="\n")
 
     def missing(server: Postgres) -> int:
         return len(set(load.acknowledged) - set(server.sql("SELECT name FROM items").split()))
