@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 OPTIONS = [name for name, default in QUESTIONS.items() if isinstance(default, bool)]
 TRACES = {
-    "docker": r"(?i)docker|compose\.yaml|A container",
+    "docker": r"(?i)docker|compose\.yaml|### A container",
     "kubernetes": r"(?i)kube|deploy/|cloudnative|cnpg|ingress.yaml",
     "github_actions": r"\.github|GitHub|ci\.yml|[Dd]ependabot",
 }
