@@ -18,7 +18,7 @@ from conftest import TIME_LIMIT, environment
 from cookiecutter.main import cookiecutter
 
 DEBIAN = Path("/var/cache/fastapi-service-template")  # what `.ci/engine` unpacks
-NETWORK = f"service-{os.getpid()}"  # a network of the tests' own: no port of this machine is taken
+NETWORK = f"service-{os.getpid()}"  # of this process: no port of the machine is taken
 IMAGE = "my-service"
 NOBODY = 65534
 LOCKED_UP = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=256m")
@@ -46,7 +46,6 @@ except urllib.error.HTTPError as error:
 print(answer.status, answer.read().decode())
 """
 
-group = pytest.mark.xdist_group("engine")  # so that one engine builds one image
 needs_engine = pytest.mark.skipif(
     not (DEBIAN.is_dir() and hasattr(os, "getuid") and os.getuid() == 0),
     reason="there is no container engine that the tests may start: .ci/engine fetches it, for root on Debian",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Bake
-from containers import IMAGE, LOCKED_UP, Engine, group, needs_engine, wait_until
+from containers import IMAGE, LOCKED_UP, Engine, needs_engine, wait_until
 
 CONFIGURED = ("--env=DATABASE_URL=postgresql://db.example/x?sslmode=require", "--env=ALLOWED_HOSTS=api.example.com")
 
@@ -27,7 +27,6 @@ for folder, folders, files in os.walk("/"):
         if os.access(path, os.W_OK) and not os.path.islink(path):
             print(path)
 """
-pytestmark = group
 
 
 @pytest.mark.skipif(os.name == "nt", reason="hadolint is not to be had there")

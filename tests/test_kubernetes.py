@@ -14,7 +14,7 @@ import pytest
 import trustme
 import yaml
 from conftest import ROOT, Bake, Service
-from containers import IMAGE, LOCKED_UP, NOBODY, Engine, group, needs_engine, wait_until
+from containers import IMAGE, LOCKED_UP, NOBODY, Engine, needs_engine, wait_until
 
 SCHEMAS = ROOT.parent / "shared/schemas"  # of CloudNativePG's objects
 SECRETS = {"username": "app", "password": "p@ss w%rd/"}  # what the operator puts into the Secret `db-app`
@@ -39,7 +39,6 @@ unix_socket_dir =
 {parameters}
 """
 
-pytestmark = group
 Manifest = dict[str, Any]
 
 
