@@ -83,6 +83,8 @@ def test_the_service_runs_as_nobody_in_particular_and_writes_nowhere(engine: Eng
     with engine.run(*options) as container:
         wait_until(lambda: engine.inspect(container, ".State.Health.Status") != "starting")
         assert engine.inspect(container, ".State.Health.Status") == "healthy", engine("logs", container).stdout
+        [line] = re.findall("^(\\S+) .*Uvicorn running", engine("logs", "--timestamps", container).stderr, re.MULTILINE)
+        print(f"started at {engine.inspect(container, '.State.StartedAt')}, served at {line}")
         engine("stop", container)  # kills what has not ended after ten seconds
         assert engine.inspect(container, ".State.ExitCode") == "0"
 
