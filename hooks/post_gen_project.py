@@ -15,7 +15,16 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 
 # feature: (wanted, its files)
 FEATURES = {
-    "github_actions": ({{ cookiecutter.github_actions }}, [".github/workflows/ci.yml"]),
+    "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
+    "kubernetes": (
+        {{ cookiecutter.kubernetes }},
+        [
+            *(f"deploy/base/{name}.yaml" for name in ("app", "database", "kustomization", "migrate", "network")),
+            *(f"deploy/production/{name}.yaml" for name in ("ingress", "kustomization", "namespace")),
+        ],
+    ),
+    "github_actions": ({{ cookiecutter.github_actions }}, [".github/dependabot.yml", ".github/workflows/ci.yml"]),
+    "both": ({{ cookiecutter.docker and cookiecutter.github_actions }}, [".github/workflows/image.yml"]),
 }
 
 if Path("uv.lock").read_text(encoding="utf-8").count(f'\nname = "{SLUG}"\n') > 1:

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from cookiecutter.main import cookiecutter
 
+pytest_plugins = ["containers"]
 ROOT = Path(__file__).resolve().parent.parent
 TIME_LIMIT = 600  # seconds, for any one command
 
