@@ -235,7 +235,7 @@ def test_the_settings_take_the_environment_of_the_manifests(
             for name, value in variables(one(manifests, kind)).items()
         }
         fields = service.run(
-            "python", "-c", "from app.settings import *; print(*MigrationSettings.model_fields)"
+            "python", "-c", "from app.settings import *; print(*Settings.model_fields, *MigrationSettings.model_fields)"
         ).stdout
         assert {name.lower() for name in env} - {"pguser", "pgpassword", "forwarded_allow_ips"} <= set(fields.split())
         if kind == "Deployment":

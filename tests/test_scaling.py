@@ -307,10 +307,10 @@ def test_no_acknowledged_write_is_lost_by_three_processes_behind_a_pooler_and_a_
         cluster.start(cluster.ports[0])
 
     def upgrade() -> None:
-        head = primary.sql("SELECT version_num FROM alembic_version")
+        head = primary.sql("SELECT version_num FROM alembic_version_my_service")
         cluster.service.write("migrations/versions/weight.py", REVISION.format(head=head))
         upgrade_at_once(cluster)
-        assert primary.sql("SELECT version_num FROM alembic_version") == "f00000000000"
+        assert primary.sql("SELECT version_num FROM alembic_version_my_service") == "f00000000000"
 
     def lose_standby() -> None:
         standby.stop()

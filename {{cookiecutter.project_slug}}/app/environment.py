@@ -167,7 +167,7 @@ def _misquoted(of: type[BaseSettings]) -> Iterator[tuple[str, str]]:
             if value.strip("\r") != value:
                 yield name.upper(), "ends in a carriage return: the file that it is from has the line ends of Windows"
             elif value[1:] and value[0] == value[-1] and value[0] in "\"'":
-                yield name.upper(), "stands in quotes, and they count: take them away, as `docker --env-file` does not"
+                yield name.upper(), "stands in quotes, and they count: take them away"
 
 
 def env_file() -> Path | None:
