@@ -29,26 +29,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ENUM, ExcludeConstraint
-from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.schema import CreateIndex, sort_tables_and_constraints
 from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
 from sqlalchemy.types import TypeEngine
 
-from migrations.types import SQLType
-
-
-class _Compiler(PGCompiler):
-    """Leaves `:name` in a text as it is, which is no parameter where nothing gives it a value."""
-
-    def render_literal_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> Any:
-        if bindparam.required:
-            return f":{bindparam.key}"
-        return super().render_literal_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
-
+from migrations.types import Compiler, SQLType
 
 DIALECT: Any = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-DIALECT.statement_compiler = _Compiler
+DIALECT.statement_compiler = Compiler
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
 ABSTRACT = (types.NullType, types.UserDefinedType, TypeEngine)
