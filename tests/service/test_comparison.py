@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
+
 from tests.service.conftest import Project
+from tests.service.test_models_of_others import dump
 
 THING = """\
 class Thing(Base):
@@ -237,6 +240,118 @@ def test_a_changed_identity_is_seen(project: Project) -> None:
     project.alembic("upgrade", "head")
     project.models(model.replace("start=5", "start=6"))
     assert "sa.Identity(always=False, start=6)" in project.autogenerate()
+
+
+def model(body: str = "", arguments: str = "") -> str:
+    """Return the model of a table with two numbers, a text, and what `body` adds."""
+    written = f"    __table_args__ = ({arguments},)\n" if arguments else ""
+    columns = "    a: Mapped[int]\n    b: Mapped[int]\n    s: Mapped[str]\n"
+    lines = "".join(f"    {line.strip()}\n" for line in body.strip().splitlines())
+    return f'class Thing(Base):\n    __tablename__ = "things"\n{written}\n    id: Mapped[UUIDKey]\n{columns}{lines}\n\n'
+
+
+CHECK = 'sa.CheckConstraint("a > b", name="bigger")'
+PART = 'sa.Index("ix_part", "s", postgresql_where=sa.text("a IS NOT NULL"))'
+LOWER = 'sa.Index("ix_lower", sa.text("lower(s)"))'
+COMPUTED = "total: Mapped[int] = mapped_column(sa.Computed({}, persisted=True){})"
+STATE = "class State(enum.Enum):\n    A = 'A'\n    B = 'B'\n    C = 'C'\n\n\n"
+WITH_STATE = "state: Mapped[State] = mapped_column(sa.Enum(State, name='state'), server_default={})"
+TOTALS = (
+    f"{COMPUTED.format(repr('a + b'), '')}\nrest: Mapped[int] = mapped_column(sa.Computed('a - b', persisted=True))"
+)
+DOUBLES = TOTALS.replace("+", "* 2 +").replace("-", "* 2 -")
+EDITS = {
+    "a renamed column of a check": (
+        model(arguments=CHECK),
+        model(arguments=CHECK.replace("a >", "a2 >")).replace(" a:", " a2:"),
+    ),
+    "a renamed column of a part": (
+        model(arguments=PART),
+        model(arguments=PART.replace("a IS", "a2 IS")).replace(" a:", " a2:"),
+    ),
+    "a renamed column of an index": (
+        model(arguments=LOWER),
+        model(arguments=LOWER.replace("(s)", "(s2)")).replace(" s:", " s2:"),
+    ),
+    "a type under a check": (
+        model("state: Mapped[str]", "sa.CheckConstraint(\"state <> 'C'\", name='no_c')"),
+        STATE + model(WITH_STATE.split(", server")[0] + ")", "sa.CheckConstraint(\"state <> 'C'\", name='no_c')"),
+    ),
+    "a default and a removed value": (
+        STATE + model(WITH_STATE.format("'A'")),
+        STATE.replace("    A = 'A'\n", "") + model(WITH_STATE.format("'B'")),
+    ),
+    "a computed column and a new index": (
+        model(COMPUTED.format("'a + b'", "")),
+        model(COMPUTED.format("'a * b'", ", index=True")),
+    ),
+    "a computed column without its index": (
+        model(COMPUTED.format("'a + b'", ", index=True")),
+        model(COMPUTED.format("'a * b'", "")),
+    ),
+    "two computed columns of an index": (
+        model(TOTALS, "sa.Index('ix_both', 'total', 'rest')"),
+        model(DOUBLES, "sa.Index('ix_both', 'total', 'rest')"),
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_change_under_what_stays_can_be_undone_and_redone(project: Project, edit: str) -> None:
+    before, after = EDITS[edit]
+    project.models(before)
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    created = dump(project.url)
+    project.models(after)
+    project.autogenerate()
+    for command in ("upgrade head", "check", "downgrade -1"):
+        project.alembic(*command.split())
+    if "renamed" not in edit:  # which changes the order of the columns
+        assert sorted(line for part in dump(project.url) for line in part.splitlines()) == sorted(
+            line for part in created for line in part.splitlines()
+        )
+    project.alembic("upgrade", "head")
+    project.alembic("check")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(CHECK, CHECK.replace("a >", "aa >")), (PART, PART.replace("a IS", "aa IS")), (LOWER, LOWER.replace("(s", "(ss"))],
+)
+def test_a_mistake_in_an_expression_is_no_silence(project: Project, old: str, new: str) -> None:
+    project.models(model(arguments=old))
+    project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.models(model(arguments=new))
+    assert "drop_" in project.autogenerate()
+    assert "does not exist" in project.refusal("upgrade", "head")
+
+
+COLONS = """\
+s2: Mapped[str] = mapped_column(server_default=sa.text("'see :manual (:x) \\":y'"))
+raw: Mapped[object] = mapped_column(postgresql.JSON, server_default='{"on":true}')
+both: Mapped[str] = mapped_column(sa.Computed("s || ' :y'", persisted=True))
+"""
+COLON_ITEMS = (
+    """sa.CheckConstraint("s <> ':no :yes'", name="colons"), sa.Index("ix_colons", sa.text("(s || ' :z')")), """
+    """sa.Index("ix_part", "a", postgresql_where=sa.text("s <> ' :w'"))"""
+)
+
+
+@pytest.mark.parametrize("after", [model(), THING.replace("things", "others")])
+def test_what_has_a_colon_comes_back(project: Project, after: str) -> None:
+    project.models(model(COLONS, COLON_ITEMS))
+    assert "NULL" not in project.autogenerate()
+    for command in ("upgrade head", "check"):
+        project.alembic(*command.split())
+    created = dump(project.url)
+    assert ":manual" in str(created)
+    project.models(after)
+    project.autogenerate()
+    for command in ("upgrade head", "downgrade -1"):
+        project.alembic(*command.split())
+    assert dump(project.url) == created
 
 
 # Every type that https://docs.sqlalchemy.org/en/21/dialects/postgresql.html names, with the generic ones it points to.

@@ -113,6 +113,17 @@ REFUSED = {
     f'things = {TABLE}; op.execute(things.insert().values(id=sa.bindparam("x")))': "A value is required for bind parameter 'x'",
     f'{TABLE}; op.create_index("{"x" * 64}", "things", ["id"])': "exceeds maximum length of 63 characters",
 }
+NOTE = """sa.Column("note", sa.Text, server_default=sa.text("'see :manual'"))"""
+REFUSED |= dict.fromkeys(
+    (
+        f'op.create_table("notes", {NOTE})',
+        f'{TABLE}; op.add_column("things", {NOTE})',
+        f"""{TABLE}; op.alter_column("things", "id", server_default=sa.text("'see :manual'"))""",
+        f"""{TABLE}; op.create_check_constraint("no", "things", "'' <> ' :manual'")""",
+        f"""{TABLE}; op.create_index("ix", "things", ["id"], postgresql_where=sa.text("'' <> ' :manual'"))""",
+    ),
+    r"A value is required for bind parameter 'manual' (`sa.text(...).bindparams(...)` gives one; a colon is written \:)",
+)
 
 
 @pytest.mark.parametrize("upgrade", REFUSED)

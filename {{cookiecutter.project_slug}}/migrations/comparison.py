@@ -9,11 +9,11 @@ from typing import Any
 from alembic import context
 from alembic.ddl._autogen import ComparisonResult
 from alembic.ddl.postgresql import PostgresqlImpl
-from sqlalchemy import CheckConstraint, Column, Index, Table, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, ColumnClause, Index, Table, UniqueConstraint, text
 from sqlalchemy.exc import DBAPIError
 
 from migrations.errors import sqlstate
-from migrations.target import DIALECT, compiled, escaped
+from migrations.target import COMPILER, DIALECT, compiled, escaped
 
 # How an index sorts what it is on, and by which operators.
 SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
@@ -26,6 +26,8 @@ SPECIAL = text("""
 """)
 
 
+# Of a default: it does not suit the type (cannot_coerce and others), or the type does not exist yet.
+UNSUITABLE = ("22", "42846", "42704")
 Special = tuple[bool, bool, bool, str]  # whether a constraint is EXCLUDE, deferrable, deferred; its definition
 UNSPECIAL: Special = (False, False, False, "")
 
@@ -49,25 +51,27 @@ class PostgresqlComparison(PostgresqlImpl):
         rendered_metadata_default: str | None,
         rendered_inspector_default: str | None,
     ) -> bool:
-        existing = rendered_inspector_default
-        compiler: Any = self.dialect.ddl_compiler(self.dialect, None)  # type: ignore[arg-type]
-        default = compiler.get_column_default_string(metadata_column)
+        existing, default = map(COMPILER.get_column_default_string, (inspector_column, metadata_column))
         if existing is None or default is None:
             return existing != default and metadata_column is not metadata_column.table._autoincrement_column
         if default in (existing, f"'{existing}'", re.sub(r"::[\w ]+$", "", existing)):
             return False  # as most are: no need to ask
         type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
-        return not _are_alike([(f"CAST({existing} AS {type_})", f"CAST({default} AS {type_})")])
+        return not _are_alike([(f"CAST({existing} AS {type_})", f"CAST({default} AS {type_})")], forgiven=UNSUITABLE)
 
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
-        sql = super().render_ddl_sql_expr(expr, is_server_default, is_index, **kw)
+        sql = compiled(expr.self_group() if is_index and not isinstance(expr, ColumnClause) else expr)
         return sql if is_index else escaped(sql)
+
+    def adjust_reflected_dialect_options(self, reflected_object: Any, kind: str) -> dict[str, Any]:
+        options = super().adjust_reflected_dialect_options(reflected_object, kind)
+        return {name: text(value) if name == "postgresql_where" else value for name, value in options.items()}
 
     def compare_check_constraint(
         self, metadata_constraint: CheckConstraint, reflected_constraint: CheckConstraint
     ) -> Any:
         pair = compiled(metadata_constraint.sqltext), compiled(reflected_constraint.sqltext)
-        if are_alike(metadata_constraint.table, [pair]):
+        if are_alike(metadata_constraint.table, reflected_constraint.table, [pair]):
             return ComparisonResult.Equal()
         return ComparisonResult.Different(f"{pair[1]} to {pair[0]}")
 
@@ -97,7 +101,8 @@ class PostgresqlComparison(PostgresqlImpl):
             return ComparisonResult.Different(f"{theirs['on'], theirs['WHERE']} to {ours['on'], ours['WHERE']}")
         pairs = [*zip(ours["on"], theirs["on"], strict=True), (ours["WHERE"] or "", theirs["WHERE"] or "")]
         assert metadata_index.table is not None
-        if are_alike(metadata_index.table, pairs):
+        assert reflected_index.table is not None
+        if are_alike(metadata_index.table, reflected_index.table, pairs):
             return ComparisonResult.Equal()
         return ComparisonResult.Different(f"{[pair[1] for pair in pairs]} to {[pair[0] for pair in pairs]}")
 
@@ -160,8 +165,11 @@ def _included(item: Any) -> list[str]:
     return [getattr(column, "name", column) for column in item.kwargs.get("postgresql_include") or ()]
 
 
-def are_alike(table: Table, pairs: Iterable[tuple[str, str]]) -> bool:
-    """Say whether PostgreSQL writes the expressions of each pair alike, which are about the columns of `table`."""
+def are_alike(table: Table, found: Table, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Say whether PostgreSQL writes the expressions of each pair alike, of the columns that `table` has and had before.
+
+    An expression that it cannot read, as one of another column, is like no other.
+    """
     pairs = [pair for pair in pairs if _bare(pair[0]) != _bare(pair[1])]
     if not pairs:
         return True
@@ -170,7 +178,7 @@ def are_alike(table: Table, pairs: Iterable[tuple[str, str]]) -> bool:
     columns = [
         f"CAST(NULL AS {process(column.type)}) AS {quote(column.name)}"
         for column in table.columns
-        if words.issuperset(re.findall(r"\w+", column.name))
+        if column.name in found.columns and words.issuperset(re.findall(r"\w+", column.name))
     ]
     # OFFSET keeps PostgreSQL from putting the NULLs in the place of the columns.
     return _are_alike(pairs, f"FROM (SELECT {', '.join(columns) or 1} OFFSET 0) AS {quote(table.name)}")
@@ -187,7 +195,7 @@ def _bare(sql: str) -> str:
     return sql
 
 
-def _are_alike(pairs: Iterable[tuple[str, str]], source: str = "") -> bool:
+def _are_alike(pairs: Iterable[tuple[str, str]], source: str = "", forgiven: tuple[str, ...] = ()) -> bool:
     connection = context.get_bind()
     autocommit = connection.get_isolation_level() == "AUTOCOMMIT"
     expressions = ", ".join(f"({expression})" for pair in pairs for expression in pair)
@@ -199,6 +207,6 @@ def _are_alike(pairs: Iterable[tuple[str, str]], source: str = "") -> bool:
     except DBAPIError as error:
         if sqlstate(error)[:2] not in ("22", "42"):
             raise
-        return True  # a type that does not exist yet, or a default that does not suit it
+        return sqlstate(error).startswith(forgiven)
     output = plan["Plan"]["Output"]
     return bool(output[::2] == output[1::2])

@@ -1,6 +1,7 @@
 """Enums: alembic-postgresql-enum 1.11 compares them; here is what it would ask too often, or write wrongly."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import alembic_postgresql_enum
@@ -9,14 +10,15 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import ExecuteSQLOp
 from alembic_postgresql_enum import compare_dispatch
 from alembic_postgresql_enum.get_enum_data.declared_enums import get_declared_enums
-from alembic_postgresql_enum.get_enum_data.types import DeclaredEnumValues
+from alembic_postgresql_enum.get_enum_data.types import ColumnType, DeclaredEnumValues, TableReference
 from alembic_postgresql_enum.operations.add_enum_values import AddEnumValuesOp
 from alembic_postgresql_enum.operations.create_enum import CreateEnumOp
 from alembic_postgresql_enum.operations.drop_enum import DropEnumOp
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, DefaultClause, text
 from sqlalchemy.dialects.postgresql import ENUM
 
 from migrations.ownership import include_enum
+from migrations.target import COMPILER
 
 DEFINED = text("""
     SELECT typname, pg_catalog.array_agg(enumlabel ORDER BY enumsortorder)
@@ -44,7 +46,22 @@ def declared(
     there = defined(connection, schema, include)
     if all(values[name] == there[name] for name in values.keys() & there.keys()):
         return DeclaredEnumValues(values, {})
-    return get_declared_enums(metadata, schema, default_schema, connection, operations, include)
+    found = get_declared_enums(metadata, schema, default_schema, connection, operations, include)
+    references = {
+        name: frozenset(_with_typed_default(reference, name) for reference in columns)
+        for name, columns in found.enum_table_references.items()
+    }
+    return replace(found, enum_table_references=references)
+
+
+def _with_typed_default(reference: TableReference, type_: str) -> TableReference:
+    """Give the package the default of a column as the SQL that it takes it for, which ends with the type."""
+    default: Any = reference.existing_server_default
+    if isinstance(default, DefaultClause):
+        default = COMPILER.render_default_string(default.arg)
+    if default and "::" not in default:
+        default += f"::{type_}{'[]' if reference.column_type is ColumnType.ARRAY else ''}"
+    return replace(reference, existing_server_default=default)
 
 
 def in_place(operation: Any) -> Iterator[Any]:

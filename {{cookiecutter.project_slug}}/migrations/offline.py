@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 from alembic.util.sqla_compat import _literal_bindparam
 from sqlalchemy import text
-from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDDLCompiler
 from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import DDLElement
 from sqlalchemy.sql.functions import FunctionElement
@@ -42,9 +42,11 @@ class PostgresqlImpl(PostgresqlComparison):
     __dialect__ = "postgresql"
 
     def _exec(self, construct: Any, *arguments: Any, **options: Any) -> Any:
+        self.dialect.dbapi = self.dialect.dbapi or self.dialect.import_dbapi()  # which some types ask
+        if isinstance(construct, DDLElement):
+            DDLCompiler(self.dialect, construct)
         if not self.as_sql:
             return super()._exec(construct, *arguments, **options)
-        self.dialect.dbapi = self.dialect.dbapi or self.dialect.import_dbapi()  # which some types ask
         if isinstance(construct, str):
             construct = text(construct)
         elif isinstance(construct, FunctionElement):
@@ -95,6 +97,14 @@ class Compiler(PGCompiler):
         except TypeError:
             return sqlalchemys.render_literal_value(value, type_)
         return sqlalchemys.render_bind_cast(type_, impl, literal) if impl.render_bind_cast else literal
+
+
+class DDLCompiler(PGDDLCompiler):
+    """Refuses a parameter without a value, as `:name` in a text, which SQLAlchemy would write as NULL."""
+
+    @property
+    def sql_compiler(self) -> Any:
+        return Compiler(self.dialect, None)
 
 
 def _text(value: Any) -> str:

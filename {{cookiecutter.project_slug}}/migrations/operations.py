@@ -6,9 +6,12 @@ from typing import Any
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import (
+    AddConstraintOp,
     CreateForeignKeyOp,
+    CreateIndexOp,
     CreateTableOp,
     DropConstraintOp,
+    DropIndexOp,
     DropTableOp,
     MigrateOperation,
     ModifyTableOps,
@@ -48,7 +51,7 @@ def put_in_order(_: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatch
     created = {_name(operation) for operation in operations if isinstance(operation, CreateTableOp)}
     drops = {_name(operation): operation for operation in operations if isinstance(operation, DropTableOp)}
     stages: dict[str, list[Any]] = {
-        stage: [] for stage in ("sql", "enums", "unlink", "drop", "modify", "create", "link", "last")
+        stage: [] for stage in ("sql", "enums", "unlink", "drop", "clear", "modify", "create", "index", "link", "last")
     }
     of_dropped: dict[Name, list[Any]] = {name: [] for name in _order_of_drops(drops, stages["unlink"])}
     for operation in operations:
@@ -77,7 +80,9 @@ def _stage(operation: MigrateOperation) -> str:
         return "link"
     if isinstance(operation, DropConstraintOp) and operation.constraint_type == "foreignkey":
         return "unlink"
-    return "modify"
+    if isinstance(operation, DropIndexOp | DropConstraintOp):
+        return "clear"
+    return "index" if isinstance(operation, CreateIndexOp | AddConstraintOp) else "modify"
 
 
 def _name(operation: Any) -> Name:

@@ -148,7 +148,7 @@ def compare_table(
         for column in wanted.columns:
             there = found.columns.get(column.name)
             if there is not None and _is_computed_otherwise(there, column):
-                operations.ops += _anew(schema, name, there, column)
+                _make_anew(operations, there, column)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -187,18 +187,18 @@ def _is_computed_otherwise(found: Column[Any], wanted: Column[Any]) -> bool:
     before, after = found.computed, wanted.computed
     if before is None or after is None:
         return before is not after
-    return not are_alike(wanted.table, [(compiled(before.sqltext), compiled(after.sqltext))])
+    return not are_alike(wanted.table, found.table, [(compiled(before.sqltext), compiled(after.sqltext))])
 
 
-def _anew(schema: str | None, name: str, found: Column[Any], wanted: Column[Any]) -> Iterator[Any]:
+def _make_anew(operations: ModifyTableOps, found: Column[Any], wanted: Column[Any]) -> None:
     """Drop a column and add it again, with its indexes: PostgreSQL cannot change what computes it before release 17."""
-    for index in {index.name: index for index in found.table.indexes if found.name in index.columns}.values():
-        yield DropIndexOp.from_index(index)
-    yield DropColumnOp.from_column_and_tablename(schema, name, found)
-    yield AddColumnOp.from_column_and_tablename(schema, name, wanted)
-    for index in wanted.table.indexes:
-        if wanted.key in index.columns:
-            yield CreateIndexOp.from_index(index)
+    indexes: list[Any] = [DropIndexOp.from_index(one) for one in found.table.indexes if found.name in one.columns]
+    indexes += [CreateIndexOp.from_index(one) for one in wanted.table.indexes if wanted.key in one.columns]
+    for index in indexes:
+        if not any(isinstance(one, type(index)) and one.index_name == index.index_name for one in operations.ops):
+            operations.ops.append(index)
+    operations.ops.append(DropColumnOp.from_column_and_tablename(operations.schema, operations.table_name, found))
+    operations.ops.append(AddColumnOp.from_column_and_tablename(operations.schema, operations.table_name, wanted))
 
 
 def leave_computed(

@@ -34,9 +34,10 @@ from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
 from sqlalchemy.types import TypeEngine
 
-from migrations.types import SQLType
+from migrations.types import Compiler, SQLType
 
 DIALECT: Any = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+DIALECT.statement_compiler = Compiler
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
 ABSTRACT = (types.NullType, types.UserDefinedType, TypeEngine)

@@ -1,5 +1,8 @@
-"""The types of columns that SQLAlchemy lacks, for revisions: they hold no import of the application, which may move on."""
+"""What SQLAlchemy lacks: types of columns, for revisions without the application, and a compiler that leaves colons."""
 
+from typing import Any
+
+from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.types import UserDefinedType
 
 
@@ -13,3 +16,12 @@ class SQLType(UserDefinedType[object]):
 
     def get_col_spec(self, **_: object) -> str:
         return self.sql
+
+
+class Compiler(PGCompiler):
+    """Leaves `:name` in a text as it is, which is no parameter where nothing gives it a value."""
+
+    def render_literal_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> Any:
+        if bindparam.required:
+            return f":{bindparam.key}"
+        return super().render_literal_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
