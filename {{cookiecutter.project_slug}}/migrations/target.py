@@ -32,7 +32,6 @@ from sqlalchemy.dialects.postgresql import ENUM, ExcludeConstraint
 from sqlalchemy.schema import CreateIndex, sort_tables_and_constraints
 from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
-from sqlalchemy.types import TypeEngine
 
 from migrations.types import Compiler, SQLType
 
@@ -40,7 +39,7 @@ DIALECT: Any = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped
 DIALECT.statement_compiler = Compiler
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
-ABSTRACT = (types.NullType, types.UserDefinedType, TypeEngine)
+ABSTRACT = (types.NullType, types.UserDefinedType, types.TypeEngine)
 LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest
 
 
@@ -78,7 +77,7 @@ def kept_schema(schema: str | None, default_schema: str | None) -> str | None:
     return None if schema is None or schema == default_schema else kept(schema)
 
 
-def kept_type(type_: TypeEngine[Any], default_schema: str | None) -> TypeEngine[Any]:
+def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types.TypeEngine[Any]:
     """Return the type of SQLAlchemy's that makes the same column as `type_` does on PostgreSQL, if there is one."""
     type_ = type_._variant_mapping.get(DIALECT.name, type_)
     if isinstance(type_, TypeDecorator):
@@ -101,7 +100,7 @@ def kept_type(type_: TypeEngine[Any], default_schema: str | None) -> TypeEngine[
         if base in (getattr(types, base.__name__, None), getattr(postgresql, base.__name__, None)):
             if base is type(type_):
                 return type_
-            plain: TypeEngine[Any] = type_.adapt(base)
+            plain: types.TypeEngine[Any] = type_.adapt(base)
             if process(plain) == process(type_):
                 return plain
     return SQLType(process(type_)) if type(type_).__module__.startswith("app.") else type_
