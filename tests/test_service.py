@@ -128,6 +128,10 @@ def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) 
     service.alembic("upgrade", "head")
     done = service.run("python", "-W", "error", "scripts/seed.py")
     assert "Warning" not in done.stderr
+    refused = service.run("python", "scripts/seed.py", check=False, env={"MAX_BODY_SIZE": "big"})
+    assert refused.returncode
+    assert refused.stderr.startswith("MAX_BODY_SIZE: ")
+    assert refused.stderr.count("\n") == 1
     with service.serve() as client:
         assert client.get("/api/v1/names").text == "Lamp\n"
         assert client.post("/api/v1/names/upper").status_code == 202

@@ -74,7 +74,7 @@ def load_settings(of: type[SettingsT]) -> SettingsT:
 
 def read_settings(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
     """Return the settings, with the default or None in the place of what is malformed, and what is wrong, a sentence each."""
-    problems: dict[str, str] = dict(_misquoted(of))
+    sentences: dict[str, str] = dict(_misquoted(of))  # by the variable
     malformed: set[str] = set()
     try:
         settings = of()
@@ -90,16 +90,15 @@ def read_settings(of: type[SettingsT]) -> tuple[SettingsT, list[str]]:
             if problem["type"] == "default_factory_not_called":
                 continue  # since another field is wrong
             variable = _variable(of, problem["loc"])
-            reason = problem["msg"].removeprefix("Value error, ")
-            problems.setdefault(variable, "is not set" if problem["type"] == "missing" else f": {reason}")
+            reason = f": {problem['msg'].removeprefix('Value error, ')}"
+            sentences.setdefault(variable, variable + (" is not set" if problem["type"] == "missing" else reason))
             malformed.add(_field(of, problem["loc"]))
         settings = _without(of, malformed)
-    sentences = [f"{variable}{'' if text[0] == ':' else ' '}{text}" for variable, text in problems.items()]
     unknown = {name for name, field in of.model_fields.items() if field.is_required() or field.default_factory}
     for judge in of.__mro__ if "" not in malformed else ():
         if issubclass(judge, EnvSettings) and not malformed & unknown & judge.model_fields.keys():
-            return settings, [*sentences, *judge.problems(settings)]
-    return settings, sentences
+            return settings, [*sentences.values(), *judge.problems(settings)]
+    return settings, [*sentences.values()]
 
 
 def _without(of: type[SettingsT], malformed: set[str]) -> SettingsT:
@@ -160,14 +159,14 @@ def model_in(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _misquoted(of: type[BaseSettings]) -> Iterator[tuple[str, str]]:
-    """Yield the variables of the process whose values have what a shell, or a reader of .env, would have taken away."""
+    """Yield the variables of the process whose values have what a reader of .env would have taken away, and say what."""
     known = {name.upper() for names in variables(of).values() for name in names}
     for name, value in os.environ.items():
         if name.upper().split(NESTED)[0] in known:
             if value.strip("\r") != value:
-                yield name.upper(), "ends in a carriage return: the file that it is from has the line ends of Windows"
+                yield name.upper(), f"{name.upper()} ends in a carriage return: its file has the line ends of Windows"
             elif value[1:] and value[0] == value[-1] and value[0] in "\"'":
-                yield name.upper(), "stands in quotes, and they count: take them away"
+                yield name.upper(), f"{name.upper()} stands in quotes, and they count: take them away"
 
 
 def env_file() -> Path | None:

@@ -13,7 +13,7 @@ from sqlalchemy import CheckConstraint, Column, ColumnClause, Index, Table, Uniq
 from sqlalchemy.exc import DBAPIError
 
 from migrations.errors import sqlstate
-from migrations.target import COMPILER, DIALECT, compiled, escaped
+from migrations.target import COMPILER, DIALECT, PREPARER, compiled, escaped
 
 # How an index sorts what it is on, and by which operators.
 SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
@@ -174,7 +174,7 @@ def are_alike(table: Table, found: Table, pairs: Iterable[tuple[str, str]]) -> b
     if not pairs:
         return True
     words = set(re.findall(r"\w+", str(pairs)))
-    process, quote = DIALECT.type_compiler_instance.process, DIALECT.identifier_preparer.quote
+    process, quote = DIALECT.type_compiler_instance.process, PREPARER.quote
     columns = [
         f"CAST(NULL AS {process(column.type)}) AS {quote(column.name)}"
         for column in table.columns

@@ -7,7 +7,6 @@ from typing import Any
 import alembic_postgresql_enum
 from alembic.autogenerate import renderers
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import ExecuteSQLOp
 from alembic_postgresql_enum import compare_dispatch
 from alembic_postgresql_enum.get_enum_data.declared_enums import get_declared_enums
 from alembic_postgresql_enum.get_enum_data.types import ColumnType, DeclaredEnumValues, TableReference
@@ -17,8 +16,10 @@ from alembic_postgresql_enum.operations.drop_enum import DropEnumOp
 from sqlalchemy import Connection, DefaultClause, text
 from sqlalchemy.dialects.postgresql import ENUM
 
+from migrations.operations import SQLOp
 from migrations.ownership import include_enum
 from migrations.target import COMPILER
+from migrations.types import element_type
 
 DEFINED = text("""
     SELECT typname, pg_catalog.array_agg(enumlabel ORDER BY enumsortorder)
@@ -40,7 +41,7 @@ def declared(
     """Return the values of the enums in the models, and only if some have changed the columns that use them."""
     values: dict[str, tuple[str, ...]] = {}
     for table in metadata.tables.values():
-        for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
+        for type_ in map(element_type, table.columns):
             if isinstance(type_, ENUM) and (type_.schema or default_schema) == schema and include(type_.name):
                 values.setdefault(str(type_.name), tuple(type_.enums))
     there = defined(connection, schema, include)
@@ -70,11 +71,11 @@ def in_place(operation: Any) -> Iterator[Any]:
         yield operation
         return
     name = ".".join('"' + part.replace('"', '""') + '"' for part in (operation.schema, operation.name))
-    values = ["'" + value.replace("'", "''").replace(":", r"\:") + "'" for value in operation.new_values]
+    values = ["'" + value.replace("'", "''") + "'" for value in operation.new_values]
     for index, value in reversed(list(enumerate(operation.new_values))):
         if value not in operation.old_values:
             place = f" BEFORE {values[index + 1]}" if values[index + 1 :] else ""
-            yield ExecuteSQLOp(f"ALTER TYPE {name} ADD VALUE {values[index]}{place}")
+            yield SQLOp(f"ALTER TYPE {name} ADD VALUE {values[index]}{place}")
 
 
 @renderers.dispatch_for(CreateEnumOp, replace=True)

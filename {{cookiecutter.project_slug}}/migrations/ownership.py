@@ -18,6 +18,7 @@ from app.db.base import Base
 from app.project import ROOT
 from app.settings import ConfigurationError
 from migrations.target import as_postgresql_keeps, is_apart
+from migrations.types import element_type
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
 CREATED = re.compile(
@@ -80,7 +81,7 @@ def _of_models() -> tuple[Names, Names]:
     """Return the tables and the enums of the models."""
     target = context.get_context().opts["target_metadata"]
     tables = [table for table in target.tables.values() if not is_apart(table)]
-    types = [getattr(column.type, "item_type", column.type) for table in tables for column in table.columns]
+    types = [element_type(column) for table in tables for column in table.columns]
     enums = {(type_.schema, str(type_.name)) for type_ in types if isinstance(type_, Enum)}
     return {(table.schema, table.name) for table in tables}, enums
 

@@ -16,6 +16,7 @@ from app.db.base import Base
 from migrations.comparison import are_alike, deferral
 from migrations.operations import SQLOp
 from migrations.target import COMPILER, DIALECT, PREPARER, compiled, is_apart, kept_schema
+from migrations.types import element_type
 
 # The extensions that tables use most, by types, functions and operator classes of theirs.
 EXTENSIONS = {
@@ -47,7 +48,7 @@ def create_what_columns_use(
         if not sequence.optional and (column is None or not is_apart(column.table)):
             things[PREPARER.format_sequence(sequence)] = CreateSequence, DropSequence, sequence
     for table in target.tables.values():
-        for type_ in (getattr(column.type, "item_type", column.type) for column in table.columns):
+        for type_ in map(element_type, table.columns):
             if isinstance(type_, DOMAIN):
                 things[PREPARER.format_type(type_)] = CreateDomainType, DropDomainType, type_
     for name, (create, drop, thing) in things.items():
@@ -86,7 +87,7 @@ def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
         yield kept_schema(sequence.schema, context.dialect.default_schema_name)
     for table in tables:
         for column in table.columns:
-            yield getattr(getattr(column.type, "item_type", column.type), "schema", None)
+            yield getattr(element_type(column), "schema", None)
 
 
 def _refuse_unknown_types(context: AutogenContext, target: MetaData) -> None:
@@ -113,7 +114,7 @@ def _words(target: MetaData) -> Iterator[str]:
         expressions: list[Any] = [expression for index in table.indexes for expression in index.expressions]
         expressions += [getattr(constraint, "sqltext", None) for constraint in table.constraints]
         for column in table.columns:
-            inner = getattr(column.type, "item_type", column.type)
+            inner = element_type(column)
             if not isinstance(inner, NamedType):
                 yield from re.findall(r"\w+", DIALECT.type_compiler_instance.process(inner).lower())
             default = column.server_default
@@ -195,7 +196,8 @@ def _make_anew(operations: ModifyTableOps, found: Column[Any], wanted: Column[An
     indexes: list[Any] = [DropIndexOp.from_index(one) for one in found.table.indexes if found.name in one.columns]
     indexes += [CreateIndexOp.from_index(one) for one in wanted.table.indexes if wanted.key in one.columns]
     for index in indexes:
-        if not any(isinstance(one, type(index)) and one.index_name == index.index_name for one in operations.ops):
+        same = [one for one in operations.ops if isinstance(one, type(index))]
+        if index.index_name not in [getattr(one, "index_name", None) for one in same]:
             operations.ops.append(index)
     operations.ops.append(DropColumnOp.from_column_and_tablename(operations.schema, operations.table_name, found))
     operations.ops.append(AddColumnOp.from_column_and_tablename(operations.schema, operations.table_name, wanted))

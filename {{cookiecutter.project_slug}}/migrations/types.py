@@ -2,8 +2,14 @@
 
 from typing import Any
 
+from sqlalchemy import Column
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.types import UserDefinedType
+
+
+def element_type(column: Column[Any]) -> Any:
+    """Return the type of a column, or of its elements if it is an array."""
+    return getattr(column.type, "item_type", column.type)
 
 
 class SQLType(UserDefinedType[object]):
