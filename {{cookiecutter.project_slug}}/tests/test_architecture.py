@@ -11,7 +11,7 @@ from app.project import ROOT
 TABLE = """
     scaffold
     migrations
-    app.main
+    app.main app.shell
     app.application
     DOMAIN
     app.registry app.web
