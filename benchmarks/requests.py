@@ -47,7 +47,8 @@ async def lifespan(app):
     async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=5, max_size=5) as app.state.pool:
         yield
 
-SELECT = "SELECT id, name, description, price, status, created_at, updated_at FROM items "
+TAGS = ", ARRAY(SELECT name FROM item_tags WHERE item_id = items.id ORDER BY name) AS tags"
+SELECT = f"SELECT id, name, description, price, status, created_at, updated_at{TAGS} FROM items "
 
 def dump(row):
     times = {name: row[name].isoformat().replace("+00:00", "Z") for name in ("created_at", "updated_at")}
@@ -67,7 +68,7 @@ async def several(request):
     cursor = urlsafe_b64encode(rows[limit - 1]["id"].bytes).decode().rstrip("=") if len(rows) > limit else None
     return answer({"items": [dump(row) for row in rows[:limit]], "next_cursor": cursor})
 
-INSERT = "INSERT INTO items (id, name, price) VALUES (gen_random_uuid(), $1, $2) RETURNING *"
+INSERT = "INSERT INTO items (id, name, price) VALUES (gen_random_uuid(), $1, $2) RETURNING *, '{}'::text[] AS tags"
 
 async def create(request):
     data = await request.json()
@@ -108,9 +109,10 @@ from fastapi import Depends, FastAPI, HTTPException, Query
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import selectinload
 
 from app.web.pagination import Page
-from app.items.models import Item
+from app.items.models import Item, Tag
 from app.items.schemas import ItemCreate, ItemRead
 
 url = os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+asyncpg:").replace("sslmode=", "ssl=")
@@ -130,19 +132,19 @@ app = FastAPI()
 
 @app.get("/api/v1/items/{item_id}", response_model=ItemRead)
 async def one(item_id: UUID, session: SessionDep):
-    item = await session.get(Item, item_id)
+    item = await session.get(Item, item_id, options=[selectinload(Item.tags)])
     if item is None:
         raise HTTPException(404)
     return item
 
 @app.get("/api/v1/items", response_model=Page[ItemRead])
 async def several(session: SessionDep, limit: Annotated[int, Query(ge=1, le=100)] = 20):
-    query = select(Item).order_by(Item.id.desc()).limit(limit + 1)
+    query = select(Item).options(selectinload(Item.tags)).order_by(Item.id.desc()).limit(limit + 1)
     return Page[ItemRead].of((await session.scalars(query)).all(), limit)
 
 @app.post("/api/v1/items", response_model=ItemRead, status_code=201)
 async def create(data: ItemCreate, session: SessionDep):
-    item = Item(**data.model_dump())
+    item = Item(**data.model_dump(exclude={"tags"}), tags=[Tag(name=name) for name in data.tags])
     session.add(item)
     await session.flush()
     return item
@@ -334,7 +336,7 @@ def receive(client: socket.socket) -> bytes:
 
 
 class Bench:
-    """A baked service with 1,000 items in its PostgreSQL, and the candidates beside it."""
+    """A baked service with 1,000 items of two tags each in its PostgreSQL, and the candidates beside it."""
 
     def __init__(self, service: Path, candidates: Path) -> None:
         self.service = service
@@ -346,7 +348,8 @@ class Bench:
             "INSERT INTO items (id, name, description, price, status) SELECT uuidv7(), 'Item ' || n,"
             " 'What there is to say of the item ' || n, n / 100.0, 'active' FROM generate_series(1, 1000) AS n"
         )
-        self.query("VACUUM ANALYZE items")
+        self.query("INSERT INTO item_tags SELECT id, tag FROM items, unnest('{bright,new}'::text[]) AS tag")
+        self.query("VACUUM ANALYZE items, item_tags")
         install = ["uv", "pip", "install", "--python", self.python, "--target", str(candidates), "psycopg[binary]"]
         run(install, service)
         for module, (_, code) in CANDIDATES.items():

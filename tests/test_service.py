@@ -89,7 +89,7 @@ def test_the_whole_loop(service: Service) -> None:
 
     service.alembic("upgrade", "head")
     service.alembic("check")
-    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "items", "orders"]
+    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "item_tags", "items", "orders"]
     constraints = "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype <> 'n' ORDER BY 1"
     assert service.sql(constraints).split("\n") == ["fk_orders_item_id_items", "pk_orders"]
 
@@ -204,7 +204,7 @@ def test_a_package_of_models_is_found(service: Service) -> None:
     service.alembic("upgrade", "head")
     service.alembic("revision", "--autogenerate", "-m", "add")
     service.alembic("upgrade", "head")
-    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "items", "notes", "orders"]
+    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", "item_tags", "items", "notes", "orders"]
 
 
 def test_a_model_that_cannot_be_imported_stops_autogenerate(service: Service) -> None:

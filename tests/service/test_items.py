@@ -10,22 +10,26 @@ from sqlalchemy import String, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items import service
-from app.items.models import Item, ItemStatus
+from app.items.models import Item, ItemStatus, Tag
 
 
 def unbounded(schema: Any, document: Any) -> Iterator[Any]:
-    """Yield the parts of a schema that are texts of any length; of a number, the digits are counted."""
+    """Yield the parts of a schema that are texts or lists of any length; of a number, the digits are counted."""
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     if schema.get("type") == "string" and not {"maxLength", "enum"} & set(schema):
         yield schema
+    if schema.get("type") == "array":
+        if "maxItems" not in schema:
+            yield schema
+        yield from unbounded(schema["items"], document)
     either = schema.get("anyOf", ())
     if not any(part.get("type") == "number" for part in either):
         for part in (*either, *schema.get("properties", {}).values()):
             yield from unbounded(part, document)
 
 
-async def test_each_text_that_clients_send_has_a_longest_length(app: FastAPI) -> None:
+async def test_each_text_and_list_that_clients_send_has_a_longest_length(app: FastAPI) -> None:
     document = app.openapi()
     bodies = [
         operation["requestBody"]["content"]["application/json"]["schema"]
@@ -38,8 +42,9 @@ async def test_each_text_that_clients_send_has_a_longest_length(app: FastAPI) ->
 
 
 def test_each_text_that_clients_send_has_a_longest_length_in_its_column() -> None:
-    texts = [column.type for column in Item.__table__.columns if isinstance(column.type, String)]
-    assert len(texts) == 3  # the status is one of a few
+    columns = [*Item.__table__.columns, *Tag.__table__.columns]
+    texts = [column.type for column in columns if isinstance(column.type, String)]
+    assert len(texts) == 4  # the status is one of a few
     assert all(kind.length for kind in texts)
 
 

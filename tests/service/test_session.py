@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from fastapi import FastAPI, HTTPException
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import Executable, ForeignKey, delete, insert, select, text
+from sqlalchemy import Executable, FetchedValue, ForeignKey, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
@@ -115,18 +115,68 @@ class Child(Own):
     __tablename__ = "children"
 
     id: Mapped[int] = mapped_column(ForeignKey("parents.id"), primary_key=True)
+    parent: Mapped[Parent] = relationship(viewonly=True)
 
 
-async def test_what_was_not_loaded_is_named(app: FastAPI) -> None:
+class Count(Own):
+    """A model whose server makes values, and which fetches none with an UPDATE, unlike those on `app.db.base.Base`."""
+
+    __tablename__ = "counts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    double: Mapped[int] = mapped_column(server_default=text("2"), server_onupdate=FetchedValue())
+    note: Mapped[str | None] = mapped_column(deferred=True)
+
+
+async def test_a_relationship_that_was_not_loaded_is_named(app: FastAPI) -> None:
     for take in (app.state.database.session, app.state.database.read_session):
         async with take() as session:
             parent = (await session.scalars(select(Parent))).one()
-            with pytest.raises(InvalidRequestError, match=r"Parent .* not loaded.*selectinload"):
+            with pytest.raises(InvalidRequestError, match=r"^Parent\.children was .*selectinload\(Parent\.children\)"):
                 _ = parent.children
             [parent] = await session.scalars(
                 select(Parent).options(selectinload(Parent.children)), execution_options={"populate_existing": True}
             )
             assert parent.children == []
+
+
+async def test_what_is_missing_after_a_flush_comes_as_the_error_says(app: FastAPI) -> None:
+    async with app.state.database.session() as session:
+        parent = Parent(id=5)
+        session.add(parent)
+        await session.flush()
+        with pytest.raises(InvalidRequestError, match=r"^Parent\.children .*refresh\(parent, \[\"children\"\]\)"):
+            _ = parent.children
+        await session.refresh(parent, ["children"])
+        assert parent.children == []
+        child = Child(id=5)
+        session.add(child)
+        await session.flush()
+        session.expunge(parent)
+        with pytest.raises(InvalidRequestError, match=r"^Child\.parent .*refresh\(child, \[\"parent\"\]\)"):
+            _ = child.parent
+
+
+async def test_a_column_that_the_database_made_is_named(app: FastAPI) -> None:
+    async with app.state.database.session() as session:
+        await session.execute(
+            text("CREATE TEMP TABLE counts (id int PRIMARY KEY, number int, double int DEFAULT 2, note text)")
+        )
+        count = Count(id=1, number=1)
+        session.add(count)
+        await session.flush()
+        assert count.double == 2
+        count.number = 2
+        await session.flush()
+        with pytest.raises(InvalidRequestError, match=r"^Count\.double: .*refresh\(count, \['double'\]\)"):
+            _ = count.double
+        await session.refresh(count, ["double"])
+        with pytest.raises(InvalidRequestError, match=r"^Count\.note: .*refresh\(count, \['note'\]\)"):
+            _ = count.note
+        session.expire(count)
+        with pytest.raises(InvalidRequestError, match=r"Count\.id, Count\.number: .*refresh"):
+            _ = count.number
 
 
 @pytest.mark.parametrize("flushed", [True, False])

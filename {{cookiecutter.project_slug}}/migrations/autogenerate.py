@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.db.base import Base
-from migrations import rest
+from migrations import erd, rest
 from migrations.enums import in_place
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_name, include_object
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def process_revision_directives(
     migration_context: MigrationContext, _: object, directives: list[MigrationScript]
 ) -> None:
-    """Write no empty revision, and none that drops every table unasked; announce what is dropped.
+    """Write no empty revision, and none that drops every table unasked; announce what is dropped; redraw the diagram.
 
     Raises:
         CommandError: there is no model, but there are tables, and no `-x drop_all=yes`.
@@ -42,10 +42,10 @@ def process_revision_directives(
             script.upgrade_ops.ops = [other for operation in script.upgrade_ops.ops for other in in_place(operation)]
     renames = [line for script in directives if script.upgrade_ops for line in _renames(script.upgrade_ops.ops)]
     migration_context.opts["template_args"].update(drops=drops, drop_all=drop_all, renames=renames)
-    # `alembic check` comes here too, and wants the empty script.
-    if migration_context.opts["fn"].__qualname__.startswith("revision.") and all(
-        script.upgrade_ops and script.upgrade_ops.is_empty() for script in directives
-    ):
+    if not migration_context.opts["fn"].__qualname__.startswith("revision."):
+        return  # `alembic check` comes here too, and wants the empty script
+    erd.refresh(Base.metadata)
+    if all(script.upgrade_ops and script.upgrade_ops.is_empty() for script in directives):
         logger.info("no changes, so no revision")
         directives.clear()
 

@@ -9,8 +9,9 @@ import pytest
 from app.project import ROOT
 
 TABLE = """
+    scaffold
     migrations
-    app.main
+    app.main app.shell
     app.application
     DOMAIN
     app.registry app.web
@@ -24,7 +25,7 @@ TABLE = """
 """
 LAYERS = {name: layer for layer, names in enumerate(TABLE.split("\n")) for name in names.split()}
 STEPS = ["router", "service", "schemas", "models"]
-ROOMS = ["migrations", "app", "devdb"]
+ROOMS = ["scaffold", "migrations", "app", "devdb"]
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

@@ -5,6 +5,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from app.registry import import_all_models
+from migrations import erd
+
 
 @pytest.fixture(autouse=True)
 def empty_database(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,6 +17,11 @@ def empty_database(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_models_need_no_migration(alembic_config: Config) -> None:
     command.upgrade(alembic_config, "head")
     command.check(alembic_config)
+
+
+def test_the_diagram_of_the_schema_is_up_to_date() -> None:
+    """`uv run python -m migrations.erd` writes it."""
+    assert erd.FILE.read_text(encoding="utf-8") == erd.diagram(import_all_models())
 
 
 def test_every_migration_can_be_undone_and_redone(alembic_config: Config) -> None:

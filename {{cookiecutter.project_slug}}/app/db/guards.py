@@ -22,6 +22,14 @@ ROLLED_BACK = (
     "the session was rolled back, so what it did is not stored: where you catch an error to go on without a statement, "
     f"execute the statement in `async with session.begin_nested()`; to begin anew, take another session, {ANEW}"
 )
+NOT_LOADED = (
+    "{model}.{name} was not loaded: `.options(selectinload({model}.{name}))` in the query loads it; after a `flush()`, "
+    '`await session.refresh({object}, ["{name}"])` does, unless it is assigned before'
+)
+EXPIRED = (
+    "{attributes}: to be loaded, since the database made it, the query deferred it or the object has expired: "
+    "`await session.refresh({object}, {names})` before it is read"
+)
 PATIENCE = 5  # seconds, for a task that is cancelled
 
 
@@ -37,11 +45,16 @@ class NoLazyLoading(Session):
 
 @event.listens_for(NoLazyLoading, "do_orm_execute")
 def refuse_to_load_late(state: ORMExecuteState) -> None:
-    if not in_greenlet() and state.is_select and (state.lazy_loaded_from or state.is_column_load):
-        what = state.lazy_loaded_from.mapper.class_.__name__ if state.lazy_loaded_from else "an object"
-        raise InvalidRequestError(
-            f"{what} has an attribute that was not loaded: name it in `options(selectinload(...))`"
-        )
+    if in_greenlet() or not state.is_select:
+        return
+    if owner := state.lazy_loaded_from:
+        model, name = owner.class_.__name__, cast(Any, state.loader_strategy_path)[-1].key
+        raise InvalidRequestError(NOT_LOADED.format(model=model, name=name, object=model.lower()))
+    if state.is_column_load:
+        model = cast(Any, state.load_options)._refresh_state.class_.__name__
+        names = sorted(cast(Any, state.statement)._compile_options._only_load_props)
+        attributes = ", ".join(f"{model}.{name}" for name in names)
+        raise InvalidRequestError(EXPIRED.format(attributes=attributes, names=names, object=model.lower()))
 
 
 @event.listens_for(NoLazyLoading, "after_soft_rollback")

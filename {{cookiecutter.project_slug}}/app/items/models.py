@@ -1,10 +1,11 @@
-"""The table of items."""
+"""The tables of items and of their tags."""
 
 from decimal import Decimal
 from enum import StrEnum
+from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, Numeric, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Numeric, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, CreatedAt, UpdatedAt, UUIDKey
 
@@ -31,3 +32,11 @@ class Item(Base):
     status: Mapped[ItemStatus] = mapped_column(server_default=ItemStatus.DRAFT.value)
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
+    tags: Mapped[list["Tag"]] = relationship(cascade="all, delete-orphan", passive_deletes=True)
+
+
+class Tag(Base):
+    __tablename__ = "item_tags"
+
+    item_id: Mapped[UUID] = mapped_column(ForeignKey(Item.id, ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)

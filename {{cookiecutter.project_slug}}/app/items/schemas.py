@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import MISSING, AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import MISSING, AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.items.models import ItemStatus
 
@@ -17,6 +17,7 @@ Price = Annotated[
     Field(ge=0, max_digits=12, decimal_places=2),
     AfterValidator(lambda price: abs(price).quantize(Decimal("0.01"))),  # as it will be read: 3.00 for 3, 0.00 for -0
 ]
+Tags = Annotated[set[Annotated[Text, Field(min_length=1, max_length=50)]], Field(max_length=20, examples=[["bright"]])]
 
 
 class ItemCreate(BaseModel):
@@ -24,6 +25,7 @@ class ItemCreate(BaseModel):
     description: Description | None = None
     price: Price
     status: ItemStatus = ItemStatus.DRAFT
+    tags: Tags = set()
 
 
 class ItemUpdate(BaseModel):
@@ -31,6 +33,7 @@ class ItemUpdate(BaseModel):
     description: Description | MISSING | None = MISSING
     price: Price | MISSING = MISSING
     status: ItemStatus | MISSING = MISSING
+    tags: Tags | MISSING = MISSING
 
 
 class ItemRead(BaseModel):
@@ -43,3 +46,4 @@ class ItemRead(BaseModel):
     status: ItemStatus
     created_at: datetime
     updated_at: datetime
+    tags: Annotated[list[str], BeforeValidator(lambda tags: sorted(getattr(tag, "name", tag) for tag in tags))]

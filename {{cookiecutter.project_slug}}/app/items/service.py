@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
 
-from app.items.models import Item, ItemStatus
+from app.items.models import Item, ItemStatus, Tag
 from app.items.schemas import ItemCreate, ItemUpdate
 
+WITH_TAGS = selectinload(Item.tags)  # by one more statement, for however many items
 # Read often, so built once.
-BY_ID = select(Item).where(Item.id == bindparam("item_id"))
-NEWEST = select(Item).order_by(Item.id.desc()).limit(bindparam("limit"))
+BY_ID = select(Item).where(Item.id == bindparam("item_id")).options(WITH_TAGS)
+NEWEST = select(Item).order_by(Item.id.desc()).limit(bindparam("limit")).options(WITH_TAGS)
 
 
 async def create_item(session: AsyncSession, data: ItemCreate) -> Item:
-    item = Item(**data.model_dump())
+    item = Item(**data.model_dump(exclude={"tags"}), tags=[Tag(name=name) for name in data.tags])
     session.add(item)
     await session.flush()
     return item
@@ -44,7 +46,13 @@ async def update_item(session: AsyncSession, item_id: UUID, data: ItemUpdate) ->
     fields = data.model_dump()
     if not fields:
         return await get_item(session, item_id)
-    return await session.scalar(update(Item).where(Item.id == item_id).values(fields).returning(Item))
+    names = fields.pop("tags", None)
+    changed = update(Item).where(Item.id == item_id).values(fields | {"updated_at": func.now()}).returning(Item)
+    item = await session.scalar(changed.options(WITH_TAGS))
+    if item is not None and names is not None:
+        item.tags = [Tag(name=name) for name in names]
+        await session.flush()
+    return item
 
 
 async def delete_item(session: AsyncSession, item_id: UUID) -> bool:

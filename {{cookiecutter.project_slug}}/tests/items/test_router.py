@@ -7,11 +7,12 @@ from uuid import uuid4
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.application import create_app
-from app.items.models import Item
+from app.db.session import Database
+from app.items.models import Item, Tag
 from app.settings import Settings
 
 ITEMS = "/api/v1/items"
@@ -54,6 +55,10 @@ async def test_ids_are_of_version_7(client: AsyncClient) -> None:
         {"status": "sold"},
         {"description": "nul\x00"},
         {"description": "x" * 10_001},
+        {"tags": [""]},
+        {"tags": ["nul\x00"]},
+        {"tags": ["x" * 51]},
+        {"tags": [str(number) for number in range(21)]},
     ],
     ids=lambda fields: str(fields)[:40],
 )
@@ -84,6 +89,28 @@ async def test_an_update_changes_what_it_names_and_when(client: AsyncClient) -> 
     assert updated["updated_at"] != item["updated_at"]
     assert updated == item | {"price": "5.00", "description": None, "updated_at": updated["updated_at"]}
     assert (await client.get(f"{ITEMS}/{item['id']}")).json() == updated
+
+
+async def test_an_item_is_created_and_read_with_its_tags(client: AsyncClient, session: AsyncSession) -> None:
+    item = await create(client, tags=["old", "bright", "old"])
+    assert item["tags"] == ["bright", "old"]
+    item = (await client.patch(f"{ITEMS}/{item['id']}", json={"tags": ["new", "bright"]})).json()
+    assert item["tags"] == ["bright", "new"]
+    assert (await client.patch(f"{ITEMS}/{item['id']}", json={"name": "Lamp"})).json()["tags"] == ["bright", "new"]
+    assert (await client.get(ITEMS)).json()["items"][0]["tags"] == ["bright", "new"]
+    assert (await client.get(f"{ITEMS}/{item['id']}")).json()["tags"] == ["bright", "new"]
+    await client.delete(f"{ITEMS}/{item['id']}")
+    assert await session.scalar(select(func.count()).select_from(Tag)) == 0
+
+
+async def test_a_page_of_items_takes_as_many_statements_as_one(client: AsyncClient, database: Database) -> None:
+    for number in range(3):
+        await create(client, name=f"Lamp {number}", tags=["bright"])
+    statements: list[str] = []
+    event.listen(database.read_engine.sync_engine, "before_cursor_execute", lambda *found: statements.append(found[2]))
+    for limit in (1, 3):
+        assert len((await client.get(ITEMS, params={"limit": limit})).json()["items"]) == limit
+    assert len(statements) == 2 * 2, "one for the items, and one for all their tags"
 
 
 async def test_a_deleted_item_is_gone(client: AsyncClient) -> None:

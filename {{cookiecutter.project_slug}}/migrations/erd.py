@@ -1,0 +1,88 @@
+"""The schema as a diagram, in `docs/schema.md`. Autogenerate keeps it current; `python -m migrations.erd` writes it."""
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Enum, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
+
+from app.project import ROOT, ConfigurationError
+from app.registry import import_all_models
+from migrations.target import DIALECT, is_apart
+
+FILE = ROOT / "docs/schema.md"
+TEXT = """\
+# Schema
+
+What the models say; `alembic revision --autogenerate` and `python -m migrations.erd` write it.
+
+```mermaid
+erDiagram
+{}
+```
+"""
+
+
+def diagram(models: MetaData) -> str:
+    """Return the text of `FILE` for the tables of `models`, without views and what something else makes."""
+    tables = [table for _, table in sorted(models.tables.items()) if not is_apart(table)]
+    return TEXT.format("\n".join(line for table in tables for line in (*_entity(table), *_relations(table))))
+
+
+def refresh(models: MetaData) -> None:
+    """Write `FILE` anew, if there is one: a service that wants no diagram deletes it."""
+    if FILE.exists():
+        FILE.write_text(diagram(models), encoding="utf-8", newline="\n")
+
+
+def _entity(table: Table) -> Iterator[str]:
+    yield f"    {_quoted(table.fullname)} {{"
+    for column in table.columns:
+        is_unique = not column.primary_key and _is_unique(table, {column})
+        marks = {"PK": column.primary_key, "FK": column.foreign_keys, "UK": is_unique}
+        keys = ", ".join(mark for mark, holds in marks.items() if holds)
+        values = ", ".join(column.type.enums) if isinstance(column.type, Enum) else ""
+        notes = "; ".join(filter(None, ["null" if column.nullable else "", values, column.comment]))
+        type_ = _word(str(column.type.compile(DIALECT)).lower())
+        yield "        " + " ".join(filter(None, [type_, _word(column.name), keys, notes and _quoted(notes)]))
+    yield "    }"
+
+
+def _relations(table: Table) -> Iterator[str]:
+    for key in sorted(table.foreign_key_constraints, key=lambda key: [*key.column_keys]):
+        if not is_apart(key.referred_table):
+            parent = "|o" if any(column.nullable for column in key.columns) else "||"
+            child = "o|" if _is_unique(table, {*key.columns}) else "o{"
+            names = _quoted(", ".join(key.column_keys))
+            yield f"    {_quoted(key.referred_table.fullname)} {parent}--{child} {_quoted(table.fullname)} : {names}"
+
+
+def _is_unique(table: Table, columns: set[Any]) -> bool:
+    """Say whether no two rows agree in these columns, by a key or an index of exactly them."""
+    keys = [{*key.columns} for key in table.constraints if isinstance(key, PrimaryKeyConstraint | UniqueConstraint)]
+    whole = [index for index in table.indexes if index.unique and index.dialect_options["postgresql"]["where"] is None]
+    return columns in [*keys, *({*index.expressions} for index in whole)]
+
+
+def _quoted(text: str) -> str:
+    return '"' + " ".join(text.split()).replace('"', "'") + '"'
+
+
+def _word(text: str) -> str:
+    """Return `text` with what Mermaid takes for a name of a type or column."""
+    return re.sub(r"^(?=\d)|[^\w()\[\]-]+", "_", text)
+
+
+def main() -> None:
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.touch()
+    refresh(import_all_models())
+    print(FILE.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigurationError as error:
+        sys.exit(str(error))
