@@ -35,7 +35,7 @@ DEPENDENT = text("""
     WHERE relispartition OR oid IN
         (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::pg_catalog.regclass::pg_catalog.oid AND deptype = 'e')
 """)
-Names = set[tuple[str | None, str]]  # of tables or types: the schema, None for the default one, and the name
+Tables = set[tuple[str | None, str]]  # the schema, None for the default one, and the name
 
 logger = logging.getLogger(__name__)
 
@@ -77,20 +77,20 @@ def _tables_outside_the_registry() -> Iterator[str]:
 
 
 @cache
-def _of_models() -> tuple[Names, Names]:
-    """Return the tables and the enums of the models."""
+def _of_models() -> tuple[Tables, set[str]]:
+    """Return the tables and the names of the enums of the models."""
     target = context.get_context().opts["target_metadata"]
     tables = [table for table in target.tables.values() if not is_apart(table)]
     types = [element_type(column) for table in tables for column in table.columns]
-    enums = {(type_.schema, str(type_.name)) for type_ in types if isinstance(type_, Enum)}
+    enums = {str(type_.name) for type_ in types if isinstance(type_, Enum)}
     return {(table.schema, table.name) for table in tables}, enums
 
 
 @cache
-def _of_revisions() -> tuple[Names, Names]:
-    """Return the tables and the enums that the revisions create, as far as they name them in so many words."""
-    tables: Names = set()
-    enums: Names = set()
+def _of_revisions() -> tuple[Tables, set[str]]:
+    """Return the tables and the names of the enums that the revisions create, as far as they name them in so many words."""
+    tables: Tables = set()
+    enums: set[str] = set()
     for script in context.script.walk_revisions():
         for node in ast.walk(ast.parse(Path(script.path).read_bytes())):
             if isinstance(node, ast.Call):
@@ -103,11 +103,14 @@ def _of_revisions() -> tuple[Names, Names]:
                 elif function == "rename_table" and names[1:]:
                     tables.add(_key(schema, names[1]))
                 elif function in ("Enum", "ENUM") and "name" in keywords:
-                    enums.add(_key(schema, keywords["name"]))
+                    enums.add(str(keywords["name"]))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for created in CREATED.findall(node.value):
                     kind, schema, name = created[:3] if created[0] else created[3:]
-                    (tables if kind.upper() == "TABLE" else enums).add(_key(schema or None, name))
+                    if kind.upper() == "TABLE":
+                        tables.add(_key(schema or None, name))
+                    else:
+                        enums.add(name)
     return tables, enums
 
 
@@ -128,8 +131,10 @@ def include_name(name: str | None, kind: str, parents: Any) -> bool:
     key = (parents.get("schema_name"), str(name))
     if kind != "table" or key in of_models:
         return True
+    if name == context.get_context().version_table:
+        return False
     ours = key in _of_revisions()[0] and key[1] not in _dependent_tables()
-    if not ours and name != context.get_context().version_table:
+    if not ours:
         logger.info(f"left alone: table {'.'.join(filter(None, key))}, which is in neither the models nor a revision")
     return ours
 
@@ -141,4 +146,4 @@ def include_object(item: Any, name: str | None, kind: str, reflected: bool, _: o
 
 def include_enum(name: str) -> bool:
     """Say whether an enum type of the database is this service's."""
-    return name in {known for _, enums in (_of_models(), _of_revisions()) for _, known in enums}
+    return name in _of_models()[1] or name in _of_revisions()[1]

@@ -189,8 +189,8 @@ class _Copy:
             return CheckConstraint(sql_text(source.sqltext), **options)
         if isinstance(source, ForeignKeyConstraint):
             targets = [element.column for element in source.elements]
-            schema = kept_schema(targets[0].table.schema, self.default_schema)
-            table = ".".join(filter(None, (schema, kept(targets[0].table.name))))
+            there = targets[0].table
+            table = ".".join(filter(None, (kept_schema(there.schema, self.default_schema), kept(there.name))))
             options |= {"onupdate": source.onupdate, "ondelete": source.ondelete, "match": source.match}
             return ForeignKeyConstraint(
                 keys, [f"{table}.{kept(column.name)}" for column in targets], link_to_name=True, **options
@@ -200,8 +200,8 @@ class _Copy:
                 (sql_text(expression, source.ops.get(name)), operator)
                 for expression, name, operator in source._render_exprs
             ]
-            where = None if source.where is None else sql_text(source.where)
-            return ExcludeConstraint(*elements, using=source.using, where=where, **options)
+            options |= {"using": source.using, "where": None if source.where is None else sql_text(source.where)}
+            return ExcludeConstraint(*elements, **options)
         raise CommandError(f"table {self.source.fullname}: a {type(source).__name__} is not known here")
 
     def _expression(self, expression: Any) -> Any:
@@ -229,15 +229,15 @@ def _index_of(constraint: Constraint) -> object:
     """Return what tells the index of a key from others; something of its own if `constraint` has none."""
     if not isinstance(constraint, PrimaryKeyConstraint | UniqueConstraint):
         return constraint
-    columns = tuple(column.key for column in constraint.columns)
-    options = str(sorted(constraint.dialect_kwargs.items()))
-    return columns, bool(constraint.deferrable), constraint.initially, options
+    columns, options = (column.key for column in constraint.columns), sorted(constraint.dialect_kwargs.items())
+    return tuple(columns), bool(constraint.deferrable), constraint.initially, str(options)
 
 
 def compiled(expression: Any) -> str:
     """Return an expression as SQL, its columns without their table."""
-    options = {"literal_binds": True, "include_table": False}
-    return str(expression.compile(dialect=DIALECT, compile_kwargs=options))
+    if isinstance(expression, Column):  # most are, and to compile one is slow
+        return str(PREPARER.format_column(expression))
+    return str(expression.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True, "include_table": False}))
 
 
 def sql_text(expression: Any, operator_class: str | None = None) -> Any:
