@@ -12,7 +12,7 @@ from fastapi.exception_handlers import http_exception_handler, request_validatio
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
-from pydantic import BaseModel
+from pydantic import MISSING, BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -46,20 +46,15 @@ ENCODED = "a body must be UTF-8, and not compressed"
 class Problem(BaseModel):
     """An error, as https://www.rfc-editor.org/rfc/rfc9457 has it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     type: str = "about:blank"
     title: str
     status: int
-    detail: str | None = None
-    request_id: str | None = None
-    errors: list[dict[str, Any]] | None = None
-
-
-DOCUMENTATION: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "What went wrong",
-        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
-    }
-}
+    detail: str | MISSING = MISSING
+    request_id: str | MISSING = MISSING
+    errors: list[Any] | MISSING = MISSING
+    """Of a request that is not valid: each has a `loc`, a `msg` and a `type`"""
 
 
 def problem(
@@ -73,11 +68,11 @@ def problem(
     body = Problem(
         title=title,
         status=status,
-        detail=None if detail == title else detail,
-        request_id=getattr(request.state, "request_id", None),
+        detail=MISSING if detail in (None, title) else detail,
+        request_id=getattr(request.state, "request_id", MISSING),
         **more,
     )
-    content = body.model_dump_json(exclude_none=True, fallback=str)
+    content = body.model_dump_json(fallback=str)
     return Response(content, status, headers, media_type="application/problem+json")
 
 
