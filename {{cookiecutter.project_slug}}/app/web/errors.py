@@ -40,6 +40,7 @@ MAX_PARAMETERS = 32_767  # of asyncpg
 UNAVAILABLE, CONTENDED = "the database is not available", "other requests work on the same data"
 # The same request may well succeed a moment later.
 PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
+UNDEFINED = ("42P01", "42703")  # a table, a column
 ENCODED = "a body must be UTF-8, and not compressed"
 
 
@@ -138,6 +139,8 @@ async def database_error(request: Request, error: Exception) -> Response:
     passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
     if passing or error.connection_invalidated:
         return await database_unavailable(request, error, passing or UNAVAILABLE)
+    if sqlstate in UNDEFINED:
+        logger.error("%s: run `alembic upgrade head`, if a migration makes it", one_line(cause))
     raise error
 
 
