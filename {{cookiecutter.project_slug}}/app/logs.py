@@ -15,6 +15,7 @@ from app.settings import DatabaseSettings, Environment
 from app.text import printable
 
 AS_JSON = (Environment.STAGING, Environment.PRODUCTION)
+ACCESS = "app.access"
 RESET = "\x1b[0m"
 COLORS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 # Of these, the message may quote a value, and not only the detail: data_exception, and what PL/pgSQL raises.
@@ -127,8 +128,9 @@ def line(logger: Any, name: str, event: structlog.typing.EventDict) -> str:
     logger_name, trace = event.pop("logger", ""), event.pop("exception", "")
     color = COLORS.get(level, "") if sys.stderr.isatty() else ""
     written = f"{time} {color}{level:7}{color and RESET} {text:66} {request_id}"
-    rest = [f"[{logger_name}]"] if logger_name != "app.access" else []
-    rest += [f"{key}={value}" for key, value in event.items()]
+    rest = [f"[{logger_name}]", *(f"{key}={value}" for key, value in event.items())]
+    if logger_name == ACCESS:
+        rest = []  # its text has them
     return "\n".join(filter(None, (" ".join((written, *rest)).rstrip(), trace)))
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.logs import AS_JSON
+from app.logs import ACCESS, AS_JSON
 from app.settings import Environment, Settings
 from app.telemetry import is_probe, trace_id
 from app.web.errors import add_error_handlers, allowed_methods, problem, too_long, unexpected
@@ -42,7 +42,7 @@ PAGE = (
 )
 HTTPS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
-logger = logging.getLogger("app.access")
+logger = logging.getLogger(ACCESS)
 
 
 class RequestMiddleware:
@@ -92,13 +92,11 @@ class RequestMiddleware:
 
 
 def log(scope: Scope, method: str, status: int, seconds: float, is_read_by_people: bool) -> None:
-    if is_read_by_people:
-        logger.info(f"{method} {repr(scope['path'])[1:-1]} {status} {seconds * 1000:.1f}ms")
-        return
     extra = {"method": method, "route": route(scope), "status": status, "duration_ms": round(seconds * 1000, 2)}
     if trace := trace_id():
         extra["trace_id"] = trace
-    logger.info("request", extra=extra)
+    text = f"{method} {repr(scope['path'])[1:-1]} {status} {seconds * 1000:.1f}ms" if is_read_by_people else "request"
+    logger.info(text, extra=extra)
 
 
 def route(scope: Scope) -> str | None:
