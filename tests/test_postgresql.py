@@ -115,6 +115,7 @@ GROUPS = [
     [
         "engine",
         "errors",
+        "document",
         "fixtures",
         "health",
         "items",

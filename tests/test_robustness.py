@@ -292,7 +292,7 @@ def test_the_service_keeps_to_its_openapi_document(server: Server, tmp_path: Pat
     schemathesis = shutil.which("schemathesis")
     assert schemathesis
     command = [schemathesis, "run", f"{server.client.base_url}/openapi.json", "--seed", "1", "--max-examples", "100"]
-    command += ["--checks", "all", "--exclude-checks", "ignored_auth,positive_data_acceptance", "--no-color"]
+    command += ["--checks", "all", "--no-color"]
     command += [
         "--generation-database",
         "none",
@@ -475,6 +475,7 @@ PRICES = {
     "100,000 decimals as text": b'"0.' + b"1" * 100_000 + b'"',
     "NUL as text": b'"1\\u0000"',
     "a surrogate as text": b'"\\ud800"',
+    "an exponent as text": b'"0E+100"',
     "other digits": '"\u0663\u0663.\u0663\u0663\u0663"'.encode(),
     "true": b"true",
     "100,000 arrays": b"[" * 100_000 + b"]" * 100_000,
@@ -809,7 +810,7 @@ def test_a_request_without_a_version_does_no_harm(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("price", "read"),
-    [('"0E+100"', "0.00"), ("-0", "0.00"), ("1E+1", "10.00"), ('"0001.10"', "1.10"), ("2.50", "2.50")],
+    [("-0", "0.00"), ("1E+1", "10.00"), ('"0001.10"', "1.10"), ("2.50", "2.50")],
 )
 def test_an_odd_price_is_read_as_it_was_answered(server: Server, price: str, read: str) -> None:
     body = f'{{"name": "{uuid4().hex}", "price": {price}}}'

@@ -1,6 +1,7 @@
 """All of a process logs in one stream: as JSON where machines read it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -89,9 +90,68 @@ def test_machines_read_json(environment: str) -> None:
 
 def test_people_read_lines() -> None:
     lines = run("local")
-    assert "started" in lines[0]
-    assert "request_id=r1" in lines[0]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d info    started +r1 \[uvicorn\.error\]", lines[0])
     assert any("ZeroDivisionError" in line for line in lines[5:])
+
+
+SERVING = """
+import asyncio, logging
+from httpx2 import ASGITransport, AsyncClient
+from app.application import create_app
+from app.logs import configure_logging
+from app.settings import Settings
+settings = Settings(log_level="{level}")
+configure_logging(settings)
+logging.getLogger("httpx2").disabled = True  # the client's own lines
+async def main():
+    app = create_app(settings)
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://localhost") as http:
+        await http.get("/api/v1/itmes%0A%1b[2J?token=hunter2")
+        await http.get("/health/live", headers={{"X-Request-ID": "mine"}})
+        await http.get("/api/v1/items/01a21261-06a6-7231-b1cc-621287598523")
+        await http.post("/api/v1/items", json={{"name": "hunter2", "price": 1}})
+    try:
+        async with app.state.database.read_session() as session:
+            from app.items.service import get_item
+            from uuid import uuid4
+            await get_item(session, uuid4())
+    except Exception:
+        logging.exception("it broke")
+    await app.state.database.close()
+asyncio.run(main())
+"""
+
+
+def test_people_read_paths_and_their_own_frames(empty_database_url: str) -> None:
+    lines = run("local", SERVING.format(level="INFO"), DATABASE_URL_LOCAL=empty_database_url)
+    requests = [line for line in lines if re.search(r" (GET|POST) /", line)]
+    assert [line.split()[2:5] for line in requests] == [
+        ["GET", r"/api/v1/itmes\n\x1b[2J", "404"],
+        ["GET", "/health/live", "200"],
+        ["GET", "/api/v1/items/01a21261-06a6-7231-b1cc-621287598523", "500"],
+        ["POST", "/api/v1/items", "500"],
+    ]
+    assert requests[1].endswith(" mine")
+    assert {len(line) for line in requests} <= {len(requests[0]), len(requests[1])}  # aligned
+    assert max(map(len, requests)) < 100
+    assert any('"items" does not exist: run `alembic upgrade head`' in line for line in lines)
+    broke = lines[next(number for number, line in enumerate(lines) if "it broke" in line) :]
+    files = [line.split('"')[1] for line in broke if line.startswith("  File ")]
+    assert any(file.endswith("app/items/service.py") for file in files)
+    assert len([file for file in files if "site-packages" in file]) <= 3  # the last of each exception in the chain
+    assert "LOG_LEVEL=DEBUG" in broke[-1]
+    assert "hunter2" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("environment", ["local", "production"])
+def test_debugging_shows_statements_and_no_values(database_url: str, environment: str) -> None:
+    more = {"DATABASE_URL": database_url, "ALLOWED_HOSTS": "localhost"}
+    text = "\n".join(run(environment, SERVING.format(level="DEBUG"), **more))
+    assert "SELECT items.id" in text
+    assert "INSERT INTO items" in text
+    assert "hunter2" not in text
+    assert "/health/live" in text
 
 
 def test_a_traceback_in_production_quotes_no_value(database_url: str) -> None:

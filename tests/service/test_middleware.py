@@ -71,7 +71,7 @@ async def test_a_line_says_what_became_of_a_request(
     settings: Settings, caplog: pytest.LogCaptureFixture, path: str, route: str | None, status: int
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
-        async with client(create(settings)) as http:
+        async with client(create(settings, environment="production")) as http:
             await http.get(f"{path}?token=hunter2")
     [line] = [vars(record) for record in caplog.records if record.name == "app.access"]
     assert (line["method"], line["route"], line["status"]) == ("GET", route, status)

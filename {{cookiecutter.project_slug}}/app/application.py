@@ -15,7 +15,7 @@ from app.db.session import Database
 from app.project import project, version_table
 from app.registry import import_all_routers
 from app.settings import Environment, Settings
-from app.web import errors, health, middleware
+from app.web import document, errors, health, middleware
 
 CLOSING = 5  # seconds, for the connections of the database
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application for `settings`; nothing connects before its lifespan.
 
     Raises:
-        ConfigurationError: the settings name no database, or a `router` module has no router.
+        ConfigurationError: the settings name no database, a `router` module has no router, or two operations have one id.
     """
     version_table()  # or each probe would find out what is wrong with it
     database = Database(settings)
@@ -46,7 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=project()["version"],
         debug=settings.debug,
         lifespan=lifespan,
-        responses=errors.DOCUMENTATION,
+        responses=document.DEFAULT,
+        generate_unique_id_function=document.operation_id,
         telemetry=telemetry.configure([database.engine, database.read_engine], settings.environment),
         **options,
     )
@@ -56,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     for router in import_all_routers():
         app.include_router(router, prefix="/api/v1")
+    document.complete(app)
     return app
 
 

@@ -3,27 +3,35 @@
 import logging
 import sys
 import traceback
-from typing import Any, TextIO, cast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import structlog
 from asyncpg import PostgresError
 
+from app.project import ROOT
 from app.settings import DatabaseSettings, Environment
 from app.text import printable
 
+AS_JSON = (Environment.STAGING, Environment.PRODUCTION)
+ACCESS = "app.access"
+RESET = "\x1b[0m"
+COLORS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 # Of these, the message may quote a value, and not only the detail: data_exception, and what PL/pgSQL raises.
 QUOTING = ("22", "P0")
 
 
 def configure_logging(settings: DatabaseSettings) -> None:
     """Send all logging of this process to standard error, the loggers of uvicorn, alembic and the warnings included."""
+    is_json, is_debugging = settings.environment in AS_JSON, settings.log_level == "DEBUG"
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
     ]
-    if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
+    if is_json:
         logging.setLogRecordFactory(record)
         renderers: list[Any] = [
             structlog.processors.ExceptionRenderer(
@@ -32,10 +40,7 @@ def configure_logging(settings: DatabaseSettings) -> None:
             structlog.processors.JSONRenderer(),
         ]
     else:
-        renderers = [
-            escape,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=write_traceback),
-        ]
+        renderers = [structlog.processors.ExceptionRenderer(format_all if is_debugging else format_own), escape, line]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -49,6 +54,8 @@ def configure_logging(settings: DatabaseSettings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    if is_debugging:
+        logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)  # statements; its own DEBUG is the rows
     logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
@@ -84,8 +91,47 @@ def escape(logger: Any, name: str, event: structlog.typing.EventDict) -> structl
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
-def write_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    stream.write("\n" + printable("".join(traceback.format_exception(*exc_info)).rstrip()))
+def format_all(exc_info: structlog.typing.ExcInfo) -> str:
+    return "".join(traceback.format_exception(*exc_info)).rstrip()
+
+
+def format_own(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return the traceback without the frames of libraries, but for the last."""
+    whole = traceback.TracebackException(*exc_info)
+    left_out = sum(leave_out_libraries(part) for part in parts(whole))
+    text = "".join(whole.format()).rstrip()
+    return f"{text}\n({left_out} frames of libraries are left out; LOG_LEVEL=DEBUG shows them)" if left_out else text
+
+
+def parts(error: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:
+    """Yield `error` and those that it came from or is made of."""
+    if error:
+        yield error
+        for other in (error.__cause__, error.__context__, *(error.exceptions or ())):
+            yield from parts(other)
+
+
+def leave_out_libraries(error: traceback.TracebackException) -> int:
+    """Leave out the frames of libraries but for the last, and return how many they were."""
+    number = len(error.stack)
+    error.stack[:-1] = [frame for frame in error.stack[:-1] if is_own(Path(frame.filename))]
+    return number - len(error.stack)
+
+
+def is_own(file: Path) -> bool:
+    return file.is_relative_to(ROOT) and "site-packages" not in file.parts
+
+
+def line(logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+    """Return what a person reads: when, how bad, what, and of which request; then who says so, and the rest."""
+    time, level, text, request_id = (event.pop(key, "") for key in ("timestamp", "level", "event", "request_id"))
+    logger_name, trace = event.pop("logger", ""), event.pop("exception", "")
+    color = COLORS.get(level, "") if sys.stderr.isatty() else ""
+    written = f"{time} {color}{level:7}{color and RESET} {text:66} {request_id}"
+    rest = [f"[{logger_name}]", *(f"{key}={value}" for key, value in event.items())]
+    if logger_name == ACCESS:
+        rest = []  # its text has them
+    return "\n".join(filter(None, (" ".join((written, *rest)).rstrip(), trace)))
 
 
 def drop_color_message(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

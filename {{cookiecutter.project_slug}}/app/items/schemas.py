@@ -1,22 +1,32 @@
 """What clients send and receive as items."""
 
+import re
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import MISSING, AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import MISSING, BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.items.models import ItemStatus
 
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL's text holds any character but NUL
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Description = Annotated[Text, Field(max_length=10_000)]
-Price = Annotated[
-    Decimal,
-    Field(ge=0, max_digits=12, decimal_places=2),
-    AfterValidator(lambda price: abs(price).quantize(Decimal("0.01"))),  # as it will be read: 3.00 for 3, 0.00 for -0
-]
+DIGITS = r"[0-9]{1,10}(\.[0-9]{1,2})?"
+
+
+def parse_price(price: Any) -> Decimal:
+    """Return a price as it will be read, 3.00 for 3; of what Decimal takes, 1e3 and +1 are not in the document."""
+    if not re.fullmatch(DIGITS, str(price)):
+        raise ValueError("a price is like 19.90")
+    return Decimal(str(price)).quantize(Decimal("0.01"))
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$", examples=["text"])]  # PostgreSQL's holds any character but NUL
+Name = Annotated[Text, Field(min_length=1, max_length=200, examples=["Lamp"])]
+Description = Annotated[Text, Field(max_length=10_000, examples=["It shines"])]
+PriceInput = (
+    Annotated[str, Field(pattern=f"^{DIGITS}$")] | Annotated[float, Field(ge=0, le=9_999_999_999.99, multiple_of=0.01)]
+)
+Price = Annotated[Decimal, BeforeValidator(parse_price, json_schema_input_type=PriceInput), Field(examples=["19.90"])]
 Tags = Annotated[set[Annotated[Text, Field(min_length=1, max_length=50)]], Field(max_length=20, examples=[["bright"]])]
 
 

@@ -12,7 +12,7 @@ from fastapi.exception_handlers import http_exception_handler, request_validatio
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from fastapi.utils import is_body_allowed_for_status_code
-from pydantic import BaseModel
+from pydantic import MISSING, BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -40,26 +40,22 @@ MAX_PARAMETERS = 32_767  # of asyncpg
 UNAVAILABLE, CONTENDED = "the database is not available", "other requests work on the same data"
 # The same request may well succeed a moment later.
 PASSING = {"08": UNAVAILABLE, "40": CONTENDED, "53": UNAVAILABLE, "55P03": CONTENDED, "57": UNAVAILABLE}
+UNDEFINED = ("42P01", "42703")  # a table, a column
 ENCODED = "a body must be UTF-8, and not compressed"
 
 
 class Problem(BaseModel):
     """An error, as https://www.rfc-editor.org/rfc/rfc9457 has it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     type: str = "about:blank"
     title: str
     status: int
-    detail: str | None = None
-    request_id: str | None = None
-    errors: list[dict[str, Any]] | None = None
-
-
-DOCUMENTATION: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "What went wrong",
-        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
-    }
-}
+    detail: str | MISSING = MISSING
+    request_id: str | MISSING = MISSING
+    errors: list[Any] | MISSING = MISSING
+    """Of a request that is not valid: each has a `loc`, a `msg` and a `type`"""
 
 
 def problem(
@@ -73,11 +69,11 @@ def problem(
     body = Problem(
         title=title,
         status=status,
-        detail=None if detail == title else detail,
-        request_id=getattr(request.state, "request_id", None),
+        detail=MISSING if detail in (None, title) else detail,
+        request_id=getattr(request.state, "request_id", MISSING),
         **more,
     )
-    content = body.model_dump_json(exclude_none=True, fallback=str)
+    content = body.model_dump_json(fallback=str)
     return Response(content, status, headers, media_type="application/problem+json")
 
 
@@ -143,6 +139,8 @@ async def database_error(request: Request, error: Exception) -> Response:
     passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
     if passing or error.connection_invalidated:
         return await database_unavailable(request, error, passing or UNAVAILABLE)
+    if sqlstate in UNDEFINED:
+        logger.error("%s: run `alembic upgrade head`, if a migration makes it", one_line(cause))
     raise error
 
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.logs import ACCESS, AS_JSON
 from app.settings import Environment, Settings
 from app.telemetry import is_probe, trace_id
 from app.web.errors import add_error_handlers, allowed_methods, problem, too_long, unexpected
@@ -41,7 +42,7 @@ PAGE = (
 )
 HTTPS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
-logger = logging.getLogger("app.access")
+logger = logging.getLogger(ACCESS)
 
 
 class RequestMiddleware:
@@ -51,6 +52,7 @@ class RequestMiddleware:
         self.app = app
         self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
         self.pages = pages
+        self.is_read_by_people = settings.environment not in AS_JSON
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})  # which mounted applications see, too
@@ -61,7 +63,7 @@ class RequestMiddleware:
             return
         start = time.perf_counter()
         given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given.decode() if REQUEST_ID.fullmatch(given) else token_hex(16)
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else token_hex(6 if self.is_read_by_people else 16)
         state["request_id"] = request_id
         method = scope["method"]
         if method == "HEAD" and method not in allowed_methods(HTTPConnection(scope)):
@@ -86,14 +88,15 @@ class RequestMiddleware:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            log(scope, method, status, time.perf_counter() - start)
+            log(scope, method, status, time.perf_counter() - start, self.is_read_by_people)
 
 
-def log(scope: Scope, method: str, status: int, seconds: float) -> None:
+def log(scope: Scope, method: str, status: int, seconds: float, is_read_by_people: bool) -> None:
     extra = {"method": method, "route": route(scope), "status": status, "duration_ms": round(seconds * 1000, 2)}
     if trace := trace_id():
         extra["trace_id"] = trace
-    logger.info("request", extra=extra)
+    text = f"{method} {repr(scope['path'])[1:-1]} {status} {seconds * 1000:.1f}ms" if is_read_by_people else "request"
+    logger.info(text, extra=extra)
 
 
 def route(scope: Scope) -> str | None:
