@@ -1,6 +1,7 @@
 """Makes the README's pictures, in `docs/`, of a real run on a machine like a new one: `uv run python tests/record.py`."""
 
 import html
+import io
 import os
 import re
 import shutil
@@ -92,7 +93,7 @@ def session(readme: Path, service: Path, env: Mapping[str, str], log: Path) -> T
 
 
 def draw(shown: Text) -> str:
-    console = Console(record=True, width=104, file=Path(os.devnull).open("w"))
+    console = Console(record=True, width=104, file=io.StringIO())
     console.print(shown, end="")
     svg = console.export_svg(title="from a checkout to an answer")
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # nothing from another host
