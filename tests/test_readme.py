@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TIME_LIMIT
 from record import DOCS, commands, draw, drawn, new_machine, running, session, substance
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="there, python3 is python")
+posix = pytest.mark.skipif(os.name == "nt", reason="there, python3 is python")
 
 
 def answers(client: httpx2.Client) -> None:
@@ -20,6 +20,7 @@ def answers(client: httpx2.Client) -> None:
     assert "swagger" in client.get("/docs").text
 
 
+@posix
 def test_the_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
     """On a machine whose pip refuses, as Debian's does, but for what the README has it told."""
     shutil.copytree(template, tmp_path / "checkout")
@@ -41,6 +42,7 @@ def test_the_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
     assert test in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
+@posix
 def test_the_service_s_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
     env = new_machine(tmp_path / "machine", refuses=False)
     bake = [sys.executable, "-m", "cookiecutter", "--no-input", "--output-dir", str(tmp_path), str(template)]

@@ -94,6 +94,7 @@ INDEXES = """\
         patterns = {"name": "text_pattern_ops"}
         op.create_index("ix_items_name", "items", ["name"], postgresql_ops=patterns, postgresql_concurrently=True)"""
 
+
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=a developer", "-c", "user.email=developer@example.com")
     return subprocess.check_output(["git", *identity, *arguments], cwd=folder, text=True)
