@@ -115,14 +115,18 @@ def wait_for(client: httpx2.Client, path: str, server: subprocess.Popen[bytes]) 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as git would give it to a user: without caches, virtual environments and databases."""
-    listing = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
     copy = tmp_path_factory.mktemp("template")
+    copy_template(copy)
+    return copy
+
+
+def copy_template(folder: Path) -> None:
+    """Copy the template as git would give it to a user: without caches, virtual environments and databases."""
+    listing = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
     for name in filter(None, listing.split("\0")):
         if (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
-    return copy
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
 
 
 @pytest.fixture

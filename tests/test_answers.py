@@ -125,6 +125,13 @@ def test_texts_arrive_as_they_were_typed(service: Service, bake: Bake, text: str
         assert all(token.type in ("text", "text_special") for token in paragraph.children or [])
 
 
+def test_a_service_says_which_template_made_it(bake: Bake) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["app"]["template"] == version
+    released = re.findall(r"^## (\d+\.\d+\.\d+) - ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version.endswith(".dev0") or version == released[0]
+
+
 def test_a_name_of_markup_is_text_in_the_documentation(service: Service, bake: Bake) -> None:
     name = "</title><script>alert(1)</script> &amp; co"
     baked = Service(bake(project_name=name, project_slug="markup"), service.env)

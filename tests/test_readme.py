@@ -1,53 +1,62 @@
-"""The commands of both READMEs do what they say, to the letter."""
+"""The commands of both READMEs do what they say, to the letter, and the pictures are of what they print."""
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx2
 import pytest
-from conftest import ROOT, TIME_LIMIT, environment, wait_for
+from conftest import ROOT, TIME_LIMIT
+from record import DOCS, commands, draw, drawn, new_machine, running, session, substance
+
+posix = pytest.mark.skipif(os.name == "nt", reason="there, python3 is python")
 
 
-@pytest.fixture(scope="module")
-def new_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a machine that has Python with pip, and git."""
-    folder = tmp_path_factory.mktemp("machine")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return environment() | {"PATH": path}
+def answers(client: httpx2.Client) -> None:
+    assert client.get("/api/v1/items").json() == {"items": [], "next_cursor": None}
+    assert "swagger" in client.get("/docs").text
 
 
-def commands(readme: Path) -> list[str]:
-    return re.findall(r"```sh\n(python3 -m pip .*)\n```", readme.read_text(encoding="utf-8"))
+@posix
+def test_the_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
+    """On a machine whose pip refuses, as Debian's does, but for what the README has it told."""
+    shutil.copytree(template, tmp_path / "checkout")
+    readme, service = tmp_path / "checkout/README.md", tmp_path / "my-service"
+    env = new_machine(tmp_path / "machine", refuses=True) | {"FORCE_COLOR": "1"}
+    up, test, override, *_ = commands(readme)
+    refused = subprocess.run(
+        ["bash", "-c", up], cwd=readme.parent, env=env, capture_output=True, text=True, check=False
+    )
+    assert "externally-managed-environment" in refused.stderr
+    name, value = override.removeprefix("export ").split("=")
+    env[name] = value
+    with running(up, readme.parent, env, tmp_path / "log") as client:
+        answers(client)
+        shown = session(readme, service, env, tmp_path / "log")
+    subprocess.run(["python3", "-m", "uv", "run", "python", "-m", "devdb", "stop"], cwd=service, env=env, check=True)
+    picture = (DOCS / "session.svg").read_text(encoding="utf-8")
+    assert substance(drawn(picture)) == substance(drawn(draw(shown))), "`uv run python tests/record.py` makes it anew"
+    assert test in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
-def brings_up_a_service(command: str, folder: Path, env: dict[str, str]) -> None:
-    with subprocess.Popen(["bash", "-c", command], cwd=folder, env=env, start_new_session=True) as shell:
-        try:
-            with httpx2.Client(base_url="http://127.0.0.1:8000") as client:
-                wait_for(client, "/health/ready", shell)
-                assert client.get("/api/v1/items").json() == {"items": [], "next_cursor": None}
-                assert "swagger" in client.get("/docs").text
-        finally:
-            os.killpg(shell.pid, signal.SIGTERM)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there, python3 is python")
-def test_each_readme_s_commands_work(template: Path, new_machine: dict[str, str], tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    shutil.copytree(template, checkout)
-    up, test = commands(checkout / "README.md")
-    brings_up_a_service(up, checkout, new_machine)
-
+@posix
+def test_the_service_s_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
+    env = new_machine(tmp_path / "machine", refuses=False)
+    bake = [sys.executable, "-m", "cookiecutter", "--no-input", "--output-dir", str(tmp_path), str(template)]
+    subprocess.run(bake, env=env, check=True)
     service = tmp_path / "my-service"
-    up_again, test_service = commands(service / "README.md")
-    brings_up_a_service(up_again, service, new_machine)
-    subprocess.run(["bash", "-c", test_service], cwd=service, env=new_machine, check=True, timeout=TIME_LIMIT)
-    subprocess.run(["bash", "-c", "python3 -m uv run python -m devdb stop"], cwd=service, env=new_machine, check=True)
+    up, test = (block for block in commands(service / "README.md") if block.startswith("python3 -m pip"))
+    with running(up, service, env, tmp_path / "log") as client:
+        answers(client)
+    subprocess.run(["bash", "-c", test], cwd=service, env=env, check=True, timeout=TIME_LIMIT)
+    subprocess.run(["python3", "-m", "uv", "run", "python", "-m", "devdb", "stop"], cwd=service, env=env, check=True)
 
-    assert test in (ROOT / ".ci/run").read_text()
+
+def test_the_readme_s_files_are_there() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([^:)]+)\)", readme):
+        assert (ROOT / name).exists(), name
+    assert all(path.stat().st_size < 150_000 for path in DOCS.glob("*.png"))

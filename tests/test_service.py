@@ -1,15 +1,17 @@
 """A baked service does for its users what its README says: the whole loop, on PostgreSQL, over HTTP."""
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from conftest import Bake, Service
+from conftest import Bake, Service, environment
 
 MODEL = """\
 from uuid import UUID
@@ -175,7 +177,26 @@ def test_what_a_domain_opens_is_open_for_its_requests(service: Service) -> None:
 
 
 def test_editors_find_no_fault(service: Service) -> None:
-    service.run("--with", "pyright[nodejs]==1.1.414", "pyright")
+    """Though they are started outside of the virtual environment, which is not where this test has it."""
+    shutil.copytree(service.env["UV_PROJECT_ENVIRONMENT"], service.path / ".venv", symlinks=True)
+    subprocess.run(
+        ["uvx", "--from", "pyright[nodejs]==1.1.414", "pyright"], cwd=service.path, env=environment(), check=True
+    )
+
+
+def test_an_editor_s_debugger_runs_each_entry(service: Service) -> None:
+    launch = json.loads((service.path / ".vscode/launch.json").read_text(encoding="utf-8"))
+    entries = {entry["name"]: entry for entry in launch["configurations"]}
+    assert entries.pop("the service")["program"] == "${workspaceFolder}/app/main.py"  # which the next test runs
+    for entry in entries.values():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = [argument.replace("${file}", "tests/test_main.py") for argument in entry.get("args", [])]
+        debugger = ("--with", "debugpy", "python", "-X", "frozen_modules=off", "-m", "debugpy", "--listen", str(port))
+        configured = ("--configure-subProcess", str(entry.get("subProcess", True)))
+        service.run(*debugger, *configured, "-m", entry["module"], *arguments)
+    service.alembic("check")
 
 
 @pytest.mark.parametrize("command", ["app/main.py", "-m app.main"])

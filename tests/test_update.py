@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Bake, Service, environment
 
-OLD = "76cb4cd9f837d107fdf5e970941c85186d9e6a5c"  # the last commit before `app/http` became `app/web`, and more moved
+OLD = "76cb4cd9f837d107fdf5e970941c85186d9e6a5c"  # release 0.1.0; `app/http` has become `app/web` since, and more moved
 OWN = "\n\n# the service's own"
 LIMIT = "Limit = Annotated[int, Query(ge=1, le=100)]\n"
 FEW = "Few = Annotated[int, Query(ge=1, le=5)]\n"
@@ -94,11 +94,6 @@ INDEXES = """\
         patterns = {"name": "text_pattern_ops"}
         op.create_index("ix_items_name", "items", ["name"], postgresql_ops=patterns, postgresql_concurrently=True)"""
 
-needs_history = pytest.mark.skipif(
-    subprocess.run(["git", "cat-file", "-e", OLD], cwd=ROOT, capture_output=True, check=False).returncode != 0,
-    reason="this clone has no history of the template; git fetch --unshallow brings it",
-)
-
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=a developer", "-c", "user.email=developer@example.com")
@@ -137,6 +132,8 @@ def texts(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def old_service(template: Path, tmp_path: Path, virtual_environment: Path) -> Iterator[Service]:
     """A service as the template baked it at `OLD`, committed; the template has become the present one since."""
+    if subprocess.run(["git", "cat-file", "-e", OLD], cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.fail(f"this clone has no history of the template back to 0.1.0, {OLD[:7]}: run `git fetch --unshallow`")
     source = tmp_path / "the template"
     shutil.copytree(template, source)
     git(source, "init", "--quiet")
@@ -176,7 +173,6 @@ def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(templat
     cruft(service, "check")
 
 
-@needs_history
 def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service: Service, bake: Bake) -> None:
     service = old_service
     for name, text in ORDERS.items():
@@ -227,7 +223,6 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
     cruft(service.path, "check")
 
 
-@needs_history
 def test_an_update_does_not_bring_a_removed_domain_back(old_service: Service, bake: Bake) -> None:
     for folder in ("app/items", "tests/items"):
         shutil.rmtree(old_service.path / folder)

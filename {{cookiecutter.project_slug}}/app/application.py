@@ -47,7 +47,6 @@ def create_app(settings: Settings) -> FastAPI:
         debug=settings.debug,
         lifespan=lifespan,
         responses=document.DEFAULT,
-        generate_unique_id_function=document.operation_id,
         telemetry=telemetry.configure([database.engine, database.read_engine], settings.environment),
         **options,
     )

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import responses as titles
 from inspect import cleandoc
@@ -12,7 +13,6 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from app.db.session import get_database, get_session, get_sessions
-from app.project import ConfigurationError
 from app.web.errors import Problem
 
 DEFAULT: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error"}}
@@ -34,24 +34,8 @@ HEADERS = {
 }
 
 
-def operation_id(route: APIRoute) -> str:
-    """Return the name of the path function, which clients have for a method's."""
-    return re.sub(r"\W", "_", route.name)
-
-
 def complete(app: FastAPI) -> None:
-    """Have the document of `app` name the errors and headers of each operation, and describe the tags.
-
-    Raises:
-        ConfigurationError: two operations have the same id.
-    """
-    places: dict[str, str] = {}
-    for route in documented(app):
-        place = f"{'/'.join(sorted(route.methods or ()))} {route.path_format}"
-        if (other := places.setdefault(route.unique_id, place)) != place:
-            raise ConfigurationError(
-                f"{other} and {place} are both the operation {route.unique_id}: rename one function, or give its route an operation_id"
-            )
+    """Have the document of `app` name the errors and headers of each operation, and describe the tags."""
     generate: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -69,15 +53,23 @@ def documented(app: FastAPI) -> Iterator[RouteContext]:
             yield route
 
 
+def name_of(route: RouteContext) -> str:
+    """Return what clients call an operation: as its path function, if its owner does not say."""
+    return route.operation_id or re.sub(r"\W", "_", route.name or "")
+
+
 def describe(app: FastAPI, document: dict[str, Any]) -> None:
     schemas = document.get("components", {}).get("schemas", {})
     twin = f"{Problem.__module__}.{Problem.__name__}".replace(".", "__")  # its name beside a domain's own Problem
     problem = {"$ref": f"#/components/schemas/{twin if twin in schemas else Problem.__name__}"}
     tags = {tag["name"]: tag for tag in document.get("tags", ())}
+    names = Counter(name_of(route) for route in documented(app) for _ in route.methods or ())
     for route in documented(app):
         module: str = getattr(route.endpoint, "__module__", "")
         for method in route.methods or ():
             operation = document["paths"][route.path_format][method.lower()]
+            if names[name_of(route)] == 1:  # and else FastAPI's, which has the path
+                operation["operationId"] = name_of(route)
             for status in errors_of(operation, method, set(calls(route.dependant))):
                 operation["responses"].setdefault(status, {"description": DESCRIPTIONS[status]})
             complete_responses(operation["responses"], problem)
