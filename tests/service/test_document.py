@@ -9,9 +9,7 @@ from pydantic import BaseModel
 
 from app.application import create_app
 from app.db.session import DatabaseDep, ReadSessionDep, SessionDep
-from app.project import ConfigurationError
 from app.settings import Settings
-from app.web import document
 from app.web.errors import Problem
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
