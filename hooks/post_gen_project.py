@@ -15,6 +15,8 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 
 # feature: (wanted, its files)
 FEATURES = {
+    "users": ({{ cookiecutter.auth == "users" }}, []),
+    "oidc": ({{ cookiecutter.auth == "oidc" }}, []),
     "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
     "kubernetes": (
         {{ cookiecutter.kubernetes }},
