@@ -16,7 +16,14 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 # feature: (wanted, its files)
 FEATURES = {
     "users": ({{ cookiecutter.auth == "users" }}, []),
-    "oidc": ({{ cookiecutter.auth == "oidc" }}, []),
+    "oidc": (
+        {{ cookiecutter.auth == "oidc" }},
+        [
+            *(f"app/oidc/{name}.py" for name in ("__init__", "dependencies", "provider", "settings", "tokens")),
+            *(f"tests/oidc/{name}.py" for name in ("__init__", "issuer", "test_dependencies")),
+        ],
+    ),
+    "guarded": ({{ cookiecutter.auth != "none" }}, ["tests/test_open_operations.py"]),
     "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
     "kubernetes": (
         {{ cookiecutter.kubernetes }},
