@@ -29,13 +29,13 @@ class User:
 
     @classmethod
     def of(cls, claims: Mapping[str, Any]) -> "User":
-        realm = claims.get("realm_access")
+        email, realm = claims.get("email"), claims.get("realm_access")
         return cls(
             issuer=claims["iss"],
             subject=claims["sub"],
             scopes=words(claims.get("scope")) | words(claims.get("scp")),
             roles=words(claims.get("roles")) | words(realm.get("roles") if isinstance(realm, dict) else None),
-            email=claims.get("email") if claims.get("email_verified") is not False else None,
+            email=email if isinstance(email, str) and claims.get("email_verified") is not False else None,
             claims=claims,
         )
 
@@ -111,7 +111,9 @@ def require_scope(*scopes: str) -> Any:
 
     async def check(user: CurrentUser) -> User:
         if not user.scopes.issuperset(scopes):
-            raise refusal(403, f"the access token needs {' '.join(scopes)}", "insufficient_scope", scope=" ".join(scopes))
+            raise refusal(
+                403, f"the access token needs {' '.join(scopes)}", "insufficient_scope", scope=" ".join(scopes)
+            )
         return user
 
     return Security(check, scopes=scopes)

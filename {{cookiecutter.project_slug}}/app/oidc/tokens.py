@@ -73,14 +73,14 @@ class Token:
             signed, _, _ = text.encode().rpartition(b".")
             head, content, signature = map(urlsafe_b64decode, text.encode().split(b"."))
             header = json.loads(head)
-            if not isinstance(header, dict) or not isinstance(header.get("kid", ""), str):
-                raise ValueError
         except (RecursionError, ValueError):
             raise InvalidToken("it is no signed JWT") from None
+        if not isinstance(header, dict) or not isinstance(header.get("kid", ""), str):
+            raise InvalidToken("it is no signed JWT")
         if not any(header.get("alg") in names for names in ALGORITHMS.values()):
             raise InvalidToken("its algorithm is not taken")
-        # A key, or the address of one, that a header brings is ignored; so is `b64`, unless `crit` says that it must not be.
-        if "crit" in header:
+        # A key, or the address of one, that a header brings is ignored.
+        if "crit" in header or header.get("b64", True) is not True:
             raise InvalidToken("its header has what is not understood")
         # Of RFC 9068, or of nothing in particular; another type is for another use (RFC 8725, 3.11).
         if not re.fullmatch(r"(application/)?(at\+)?jwt", str(header.get("typ", "JWT")), re.IGNORECASE):
@@ -109,15 +109,13 @@ class Token:
             sub={"essential": True},
         )
         try:
-            claims = json.loads(self.content)
-            if not isinstance(claims, dict):
-                raise ValueError
+            claims: dict[str, Any] = json.loads(self.content)
             rules.validate(claims)
         except ExpiredTokenError:
             raise InvalidToken("it has expired") from None
         except ClaimError as error:
             raise InvalidToken(f"it has no valid {error.claim}") from None
-        except (RecursionError, ValueError):
+        except (AttributeError, RecursionError, ValueError):  # no JSON, or no object
             raise InvalidToken("it holds no claims") from None
         # An ID token tells the client who has logged in, and opens nothing. RFC 9068 (`typ` in the header) and Keycloak (in the
         # claims) tell the two apart; elsewhere, what ID tokens alone have does, and that their audience is the client.
