@@ -21,6 +21,7 @@ def service(bake: Bake, tmp_path: Path) -> Service:
 
 def test_tokens_of_a_provider_open_what_they_should(service: Service) -> None:
     subprocess.run(["uv", "lock", "--check", "--offline"], cwd=service.path, env=service.env, check=True)
+    service.run("--with", "pyright[nodejs]==1.1.414", "pyright")
     service.run("pytest")
     shutil.copytree(ROOT / "tests/service_oidc", service.path / "tests/service_oidc")
     service.run("ruff", "check")

@@ -92,7 +92,7 @@ def published_keys(settings: OIDCSettings) -> list[Key]:
 
 
 class NoRedirects(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         """Follow none: it may lead from https to http."""
 
 
