@@ -15,6 +15,14 @@ UNDER_CRUFT = {{ cookiecutter._commit is defined }}
 
 # feature: (wanted, its files)
 FEATURES = {
+    "users": ({{ cookiecutter.auth == "users" }}, []),
+    "oidc": (
+        {{ cookiecutter.auth == "oidc" }},
+        [
+            *(f"app/oidc/{name}.py" for name in ("__init__", "dependencies", "provider", "settings", "tokens")),
+            *(f"tests/oidc/{name}.py" for name in ("__init__", "issuer", "test_dependencies", "test_openness")),
+        ],
+    ),
     "docker": ({{ cookiecutter.docker }}, [".dockerignore", "Dockerfile", "compose.yaml"]),
     "kubernetes": (
         {{ cookiecutter.kubernetes }},
@@ -66,5 +74,7 @@ if not (UNDER_CRUFT or in_a_work_tree) and shutil.which("git"):
 is_comparison = re.fullmatch(r"tmp\w{8}", here.parent.name) and here.parents[1].samefile(tempfile.gettempdir())
 if not (UNDER_CRUFT and is_comparison):
     print(f"cd {shlex.quote(str(here))}")
+    if {{ cookiecutter.auth == "oidc" }}:
+        print("printf 'OIDC_ISSUER=https://login.example.com\\nOIDC_AUDIENCE={{ cookiecutter.project_slug }}\\n' > .env  # with your provider's")
     print("uv run alembic upgrade head && uv run fastapi dev  # and see http://127.0.0.1:8000/docs")
     print("" if in_a_work_tree else "git init && ", 'git add --all && git commit --message "Bake the service"', sep="")
