@@ -27,14 +27,15 @@ LINKS_OF_ACCOUNT = Limit("link account", 3, 1200)
 SETTINGS_OF_NETWORK = Limit("set network", 20, 10)
 CHANGES_OF_USER = Limit("change user", 5, 60)
 
-# The generic cell rate algorithm: each attempt moves `until` ahead, which may be only so far from now.
+# The generic cell rate algorithm: each attempt moves `until` ahead, which may be only so far from now; not from now(), the
+# start of a transaction, since the one that started first may be the last to have its turn.
 SPEND = text("""
-    INSERT INTO throttles AS t (key, until) VALUES (:key, now() + CAST(:step AS interval))
-    ON CONFLICT (key) DO UPDATE SET until = greatest(t.until, now()) + :step
-    WHERE greatest(t.until, now()) <= now() + CAST(:slack AS interval)
+    INSERT INTO throttles AS t (key, until) VALUES (:key, clock_timestamp() + CAST(:step AS interval))
+    ON CONFLICT (key) DO UPDATE SET until = greatest(t.until, clock_timestamp()) + :step
+    WHERE greatest(t.until, clock_timestamp()) <= clock_timestamp() + CAST(:slack AS interval)
     RETURNING true
 """)
-WAIT = text("SELECT extract(epoch FROM until - now() - CAST(:slack AS interval)) FROM throttles WHERE key = :key")
+WAIT = text("SELECT extract(epoch FROM until - clock_timestamp() - CAST(:slack AS interval)) FROM throttles WHERE key = :key")
 FORGET = text("""
     DELETE FROM throttles WHERE key IN (
         SELECT key FROM throttles WHERE until < now() ORDER BY until LIMIT 5 FOR UPDATE SKIP LOCKED
