@@ -35,7 +35,9 @@ SPEND = text("""
     WHERE greatest(t.until, clock_timestamp()) <= clock_timestamp() + CAST(:slack AS interval)
     RETURNING true
 """)
-WAIT = text("SELECT extract(epoch FROM until - clock_timestamp() - CAST(:slack AS interval)) FROM throttles WHERE key = :key")
+WAIT = text(
+    "SELECT extract(epoch FROM until - clock_timestamp() - CAST(:slack AS interval)) FROM throttles WHERE key = :key"
+)
 FORGET = text("""
     DELETE FROM throttles WHERE key IN (
         SELECT key FROM throttles WHERE until < now() ORDER BY until LIMIT 5 FOR UPDATE SKIP LOCKED
