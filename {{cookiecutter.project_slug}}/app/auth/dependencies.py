@@ -1,9 +1,8 @@
 """Who calls: what a path function or a router asks for."""
 
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
@@ -72,7 +71,7 @@ CurrentUser = Annotated[User, Depends(current_user)]
 SignedIn = Depends(current_user)
 
 
-def require(*roles: UserRole) -> Callable[[User], Awaitable[User]]:
+def require(*roles: UserRole) -> Any:
     """Return a dependency that lets in users with one of the roles, and answers others 403."""
 
     async def current_user_with_role(user: CurrentUser) -> User:
@@ -80,7 +79,7 @@ def require(*roles: UserRole) -> Callable[[User], Awaitable[User]]:
             raise HTTPException(403, f"only for the role {' or '.join(roles)}")
         return user
 
-    return current_user_with_role
+    return Depends(current_user_with_role)
 
 
-AdminUser = Annotated[User, Depends(require(UserRole.ADMIN))]
+AdminUser = Annotated[User, require(UserRole.ADMIN)]

@@ -25,11 +25,12 @@ from app.db.session import DatabaseDep, ReadSessionDep, SessionDep
 from app.web.dependencies import settings_of
 from app.web.pagination import Cursor, Limit, Page
 
-router = APIRouter()
+auth = APIRouter(prefix="/auth", tags=["auth"])
+users = APIRouter(prefix="/users", tags=["users"], responses={401: {}, 403: {}})
 AuthSettingsDep = Annotated[AuthSettings, Depends(settings_of(AuthSettings))]
 
 
-@router.post("/auth/sessions", status_code=201, responses={401: {}, 429: {}, 503: {}})
+@auth.post("/sessions", status_code=201, responses={401: {}, 429: {}, 503: {}})
 async def log_in(
     data: LogIn, database: DatabaseDep, session: SessionDep, request: Request, response: Response
 ) -> SessionCreated:
@@ -63,38 +64,38 @@ def read_session(session: UserSession) -> dict[str, Any]:
     return SessionRead.model_validate(session).model_dump()
 
 
-@router.get("/auth/sessions", responses={401: {}})
+@auth.get("/sessions", responses={401: {}})
 async def list_sessions(current: CurrentSession, session: SessionDep) -> list[SessionListed]:
     """List where I am logged in."""
     rows = await service.list_sessions(session, current.user_id)
     return [SessionListed(**read_session(row), current=row.id == current.id) for row in rows]
 
 
-@router.delete("/auth/sessions/current", status_code=204, responses={401: {}, 403: {}})
+@auth.delete("/sessions/current", status_code=204, responses={401: {}, 403: {}})
 async def log_out(current: CurrentSession, session: SessionDep, response: Response) -> None:
     await service.end_session(session, current.user_id, current.id)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
-@router.delete("/auth/sessions/{session_id}", status_code=204, responses={401: {}, 403: {}, 404: {}})
+@auth.delete("/sessions/{session_id}", status_code=204, responses={401: {}, 403: {}, 404: {}})
 async def end_session(session_id: UUID, user: CurrentUser, session: SessionDep) -> None:
     """Log out there."""
     if not await service.end_session(session, user.id, session_id):
         raise HTTPException(404, "you have no session with this id")
 
 
-@router.delete("/auth/sessions", status_code=204, responses={401: {}, 403: {}})
+@auth.delete("/sessions", status_code=204, responses={401: {}, 403: {}})
 async def end_other_sessions(current: CurrentSession, session: SessionDep) -> None:
     """Log out everywhere else."""
     await service.end_sessions(session, current.user_id, but=current.id)
 
 
-@router.get("/auth/me", responses={401: {}})
+@auth.get("/me", responses={401: {}})
 async def read_me(user: CurrentUser) -> UserRead:
     return UserRead.model_validate(user)
 
 
-@router.post("/auth/password-links", status_code=202, responses={429: {}})
+@auth.post("/password-links", status_code=202, responses={429: {}})
 async def request_password_link(
     data: LinkCreate, database: DatabaseDep, settings: AuthSettingsDep, request: Request, tasks: BackgroundTasks
 ) -> None:
@@ -104,7 +105,7 @@ async def request_password_link(
     tasks.add_task(links.send_link, database, settings, data.email, register=settings.registration)
 
 
-@router.post("/auth/passwords", status_code=204, responses={400: {}, 429: {}, 503: {}})
+@auth.post("/passwords", status_code=204, responses={400: {}, 429: {}, 503: {}})
 async def set_password(data: PasswordSet, database: DatabaseDep, session: SessionDep, request: Request) -> None:
     """Set the password by a link, and log out everywhere."""
     await throttles.spend(database, (throttles.SETTINGS_OF_NETWORK, throttles.network(request)))
@@ -119,7 +120,7 @@ async def set_password(data: PasswordSet, database: DatabaseDep, session: Sessio
     await service.set_password(session, user.id, new_hash)
 
 
-@router.put("/auth/password", status_code=204, responses={401: {}, 403: {}, 429: {}, 503: {}})
+@auth.put("/password", status_code=204, responses={401: {}, 403: {}, 429: {}, 503: {}})
 async def change_password(
     data: PasswordChange, current: CurrentSession, database: DatabaseDep, session: SessionDep
 ) -> None:
@@ -137,13 +138,13 @@ async def change_password(
     await service.set_password(session, account.id, new_hash, but=current.id)
 
 
-@router.get("/users", responses={401: {}, 403: {}}, tags=["users"])
+@users.get("")
 async def list_users(_: AdminUser, session: ReadSessionDep, limit: Limit = 20, cursor: Cursor = None) -> Page[UserRead]:
-    users = await service.list_users(session, before=cursor, limit=limit + 1)
-    return Page[UserRead].of(users, limit)
+    rows = await service.list_users(session, before=cursor, limit=limit + 1)
+    return Page[UserRead].of(rows, limit)
 
 
-@router.post("/users", status_code=201, responses={401: {}, 403: {}, 409: {}}, tags=["users"])
+@users.post("", status_code=201, responses={409: {}})
 async def invite_user(
     _: AdminUser,
     data: UserCreate,
@@ -163,10 +164,15 @@ async def invite_user(
     return UserRead.model_validate(user)
 
 
-@router.patch("/users/{user_id}", responses={401: {}, 403: {}, 404: {}}, tags=["users"])
+@users.patch("/{user_id}", responses={404: {}})
 async def update_user(_: AdminUser, user_id: UUID, data: UserUpdate, session: SessionDep) -> UserRead:
     """Change a user's role, or disable one, who is logged out everywhere."""
     user = await service.update_user(session, user_id, data)
     if user is None:
         raise HTTPException(404, "no user has this id")
     return UserRead.model_validate(user)
+
+
+router = APIRouter()
+router.include_router(auth)
+router.include_router(users)
