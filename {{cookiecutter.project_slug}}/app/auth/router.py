@@ -73,6 +73,7 @@ async def list_sessions(current: CurrentSession, session: SessionDep) -> list[Se
 
 @auth.delete("/sessions/current", status_code=204, responses={401: {}, 403: {}})
 async def log_out(current: CurrentSession, session: SessionDep, response: Response) -> None:
+    """Log out."""
     await service.end_session(session, current.user_id, current.id)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
@@ -92,6 +93,7 @@ async def end_other_sessions(current: CurrentSession, session: SessionDep) -> No
 
 @auth.get("/me", responses={401: {}})
 async def read_me(user: CurrentUser) -> UserRead:
+    """Read who I am."""
     return UserRead.model_validate(user)
 
 
@@ -140,6 +142,7 @@ async def change_password(
 
 @users.get("")
 async def list_users(_: AdminUser, session: ReadSessionDep, limit: Limit = 20, cursor: Cursor = None) -> Page[UserRead]:
+    """List users, the newest first."""
     rows = await service.list_users(session, before=cursor, limit=limit + 1)
     return Page[UserRead].of(rows, limit)
 
