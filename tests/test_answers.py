@@ -23,8 +23,9 @@ TRACES = {
     "docker": r"(?i)docker|compose\.yaml|### A container",
     "kubernetes": r"(?i)kube|deploy/|cloudnative|cnpg|ingress.yaml",
     "github_actions": r"\.github|GitHub|ci\.yml|[Dd]ependabot",
-    "users": r"(?i)argon2|zxcvbn|(app|tests)[./]auth\b|create_users|password.link|smtp|web_url|registration|\bsigned.?in\b",
+    "users": r"(?i)argon2|zxcvbn|(app|tests)[./]auth\b|create_users|password.link|smtp|web_url|registration\b[=:]",
     "oidc": r"(?i)oidc|joserfc|openid|jwks|identity provider",
+    "users or oidc": r"(?i)\bsigned.?in\b|bearer",
 }
 
 
@@ -156,7 +157,7 @@ def test_every_combination_is_clean_at_birth(
     env = environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environments(auth))}
     baked = Service(bake(project_slug="combination", auth=auth, **options), env)
     found = dict(texts(baked.path))
-    chosen = options | {answer: answer == auth for answer in AUTH}
+    chosen = options | {answer: answer == auth for answer in AUTH} | {"users or oidc": auth != "none"}
     for name, text in found.items():
         if not name.endswith((".yml", ".mako")):
             assert not re.search(r"\{[{%#]", text), name

@@ -1,4 +1,4 @@
-"""A service that takes the tokens of a provider is clean at birth, refuses what is forged, and leaves no trace elsewhere."""
+"""A service that takes the tokens of a provider is clean at birth, and refuses what is forged."""
 
 import re
 import shutil
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Bake, Service, environment
-
-TRACES = re.compile(r"(?i)oidc|joserfc|openid|bearer")
 
 
 @pytest.fixture
@@ -38,9 +36,3 @@ def test_it_starts_once_the_provider_is_named(service: Service) -> None:
     named = {"OIDC_ISSUER": "https://login.example.com", "OIDC_AUDIENCE": "my-service"}
     with service.serve(database | named) as client:
         assert client.get("/docs").status_code == 200
-
-
-def test_other_answers_have_no_trace_of_it(bake: Bake) -> None:
-    path = bake()
-    files = [file for file in path.rglob("*") if file.is_file() and ".git" not in file.relative_to(path).parts]
-    assert not [file for file in files if TRACES.search(str(file.relative_to(path)) + file.read_text(encoding="utf-8"))]
