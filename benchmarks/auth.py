@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 TEMPLATE = Path(__file__).resolve().parent.parent
-ROUNDS, REQUESTS, CLIENTS, SECONDS = 25, 200, 16, 10
+ROUNDS, REQUESTS, FEW, CLIENTS, SECONDS = 25, 200, 4, 16, 10
 ME, PASSWORD = "me@example.com", "correct horse battery staple"
 PROBE = """
 from app.auth import throttles
@@ -44,7 +44,14 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command: list[str | Path] = [service / ".venv/bin/python", "-m", "uvicorn", "probe:app", "--port", str(self.port)]
+        command: list[str | Path] = [
+            service / ".venv/bin/python",
+            "-m",
+            "uvicorn",
+            "probe:app",
+            "--port",
+            str(self.port),
+        ]
         self.process = subprocess.Popen(command, cwd=service, env=env, stderr=subprocess.DEVNULL)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -90,25 +97,28 @@ def log_in(connection: http.client.HTTPConnection, email: str, password: str) ->
     return response.status, json.load(response).get("token", "")
 
 
-def get(connection: http.client.HTTPConnection, path: str, token: str = "") -> float:
-    """Return the milliseconds that a request takes."""
+def get(path: str, token: str, *connections: http.client.HTTPConnection) -> float:
+    """Return the milliseconds that a request takes, of each connection at once."""
     start = time.perf_counter()
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-    response = connection.getresponse()
-    response.read()
-    if response.status != 200:
-        raise SystemExit(f"{path}: {response.status}")
+    for connection in connections:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    for connection in connections:
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            raise SystemExit(f"{path}: {response.status}")
     return (time.perf_counter() - start) * 1000
 
 
-def price(server: Server, connection: http.client.HTTPConnection, token: str) -> Iterator[tuple[float, float]]:
+def price(server: Server, token: str) -> Iterator[tuple[float, float]]:
     """Yield the microseconds of CPU of an open and of a guarded request, a pair for each round."""
+    connections = [server.connect() for _ in range(FEW)]
     for _ in range(ROUNDS):
         costs = []
         for path, sent in (("/open", ""), ("/guarded", token)):
             before = server.cpu()
-            for _ in range(REQUESTS):
-                get(connection, path, sent)
+            for _ in range(REQUESTS // FEW):
+                get(path, sent, *connections)
             costs.append((server.cpu() - before) / REQUESTS)
         yield costs[0], costs[1]
 
@@ -132,7 +142,7 @@ def under_load(server: Server, token: str) -> tuple[float, dict[str, list[float]
     waits: dict[str, list[float]] = {"/open": [], "/guarded": [], "/api/v1/items": []}
     while time.monotonic() < end:
         for path, found in waits.items():
-            found.append(get(connection, path, token))
+            found.append(get(path, token, connection))
             time.sleep(0.005)
     for thread in threads:
         thread.join()
@@ -143,11 +153,12 @@ def main() -> None:
     with serving() as server:
         connection = server.connect()
         _, token = log_in(connection, ME, PASSWORD)
-        list(price(server, connection, token))  # to warm up
-        pairs = list(price(server, connection, token))
+        list(price(server, token))  # to warm up
+        pairs = list(price(server, token))
         more = median(guarded - without for without, guarded in pairs)
         print(f"{more:6.0f} us of CPU more for a request with a token ({median(p[0] for p in pairs):.0f} us without)")
 
+        connection = server.connect()  # the one before has idled for too long
         times: dict[str, list[float]] = {ME: [], "nobody@example.com": []}
         for _ in range(100):
             for email, found in times.items():

@@ -48,10 +48,15 @@ if Path("uv.lock").read_text(encoding="utf-8").count(f'\nname = "{SLUG}"\n') > 1
 
 for wanted, files in FEATURES.values():
     for file in [] if wanted else map(Path, files):
+        own = Path(".kept") / file
+        if own.exists() and own.read_bytes() != file.read_bytes():
+            own.replace(file)
+            continue
         file.unlink()
         for folder in file.parents[:-1]:
             if not any(folder.iterdir()):
                 folder.rmdir()
+shutil.rmtree(".kept", ignore_errors=True)
 
 # Two services that meet on one database must not take each other's history for their own. A service that is baked over keeps
 # the history that it has, and so does one that cruft updates: `tool.cruft.skip` in its `pyproject.toml` names the folder.

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 import unicodedata
+from pathlib import Path
 
 # As JSON, in which an emoji is two escapes; `tojson` escapes a ', too.
 slug = json.loads(r'{{ cookiecutter.project_slug | tojson }}')
@@ -27,3 +29,10 @@ for name, text in texts.items():
             sys.exit(f"{name} must be one line of characters that can be seen, without U+{ord(character):04X}")
 if not texts["project_name"].strip():
     sys.exit("project_name must not be empty")
+
+# The files of a declined answer are rendered, too, before they are removed: a domain of the service's own that has the name of one
+# is put aside.
+kept = Path(".kept")
+for folder in [] if kept.exists() else ("app/auth", "app/oidc", "tests/auth", "tests/oidc"):
+    if Path(folder).is_dir():
+        shutil.copytree(folder, kept / folder, ignore=shutil.ignore_patterns("__pycache__"))

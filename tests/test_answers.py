@@ -235,6 +235,29 @@ def test_baking_over_a_service_keeps_the_files_that_are_not_the_template_s(bake:
     assert sorted((service / "migrations/versions").iterdir()) == history
 
 
+def test_baking_over_a_service_keeps_a_domain_of_the_name_of_a_declined_one(bake: Bake, template: Path) -> None:
+    service = bake()
+    own = [service / "app/auth/models.py", service / "app/auth/more.py", service / "tests/auth/test_router.py"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("# mine\n")
+    assert cookiecutter(template, service.parent, "--overwrite-if-exists").returncode == 0
+    names = {path for folder in ("app/auth", "tests/auth") for path in (service / folder).iterdir()}
+    assert names == {*own}
+    assert all(path.read_text() == "# mine\n" for path in own)
+    assert not (service / ".kept").exists()
+
+
+def test_baking_over_a_service_takes_a_declined_answer_away(bake: Bake, template: Path) -> None:
+    service = bake(auth="users")
+    before = dict(texts(service))
+    assert cookiecutter(template, service.parent, "--overwrite-if-exists", "auth=users").returncode == 0
+    assert dict(texts(service)) == before
+    assert cookiecutter(template, service.parent, "--overwrite-if-exists", "auth=none").returncode == 0
+    assert not (service / "app/auth").exists()
+    assert not (service / "tests/auth").exists()
+
+
 def test_a_repository_is_started_unless_there_is_one(bake: Bake) -> None:
     outer = bake()
     assert (outer / ".git").is_dir()

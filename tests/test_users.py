@@ -50,6 +50,7 @@ def test_every_test_of_the_machinery_is_clean(complete: Service) -> None:
     complete.run("ruff", "format", "--check")
     complete.run("mypy")
     complete.run("python", "-m", "migrations.lint")
+    complete.run("--with", "pyright[nodejs]==1.1.414", "pyright")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,8 +7,11 @@ from base64 import urlsafe_b64encode
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
+from pydantic import SecretStr
 
+from app.application import create_app
 from app.auth.dependencies import COOKIE
+from app.settings import Settings
 from tests.service_users.conftest import ADMIN, AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, USERS, Caller, calling
 
 NONE = urlsafe_b64encode(json.dumps({"alg": "none"}).encode()).decode().rstrip("=")
@@ -234,6 +237,19 @@ async def test_no_form_logs_in(caller: Caller, content_type: str | None) -> None
     response = await caller.client.post(f"{AUTH}/sessions", content=body, headers=headers)
     assert response.status_code == 422
     assert "set-cookie" not in response.headers
+
+
+async def test_a_replica_that_lags_knows_no_session_and_is_not_asked(
+    users: None, database_url: str, empty_database_url: str
+) -> None:
+    replica = SecretStr(empty_database_url)
+    app = create_app(Settings(database_url=SecretStr(database_url), database_replica_url=replica))
+    async with app.router.lifespan_context(app), calling(app) as caller:
+        await caller.log_in()
+        assert await caller.status() == 200
+        assert len((await caller.client.get(f"{AUTH}/sessions")).json()) == 1
+        assert (await caller.client.delete(f"{AUTH}/sessions/current")).status_code == 204
+        assert await caller.status() == 401
 
 
 async def test_no_other_origin_is_allowed_in(client: AsyncClient) -> None:

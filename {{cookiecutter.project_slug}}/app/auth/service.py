@@ -46,7 +46,7 @@ def digest(token: str) -> bytes:
 async def find_account(session: AsyncSession, *criteria: ColumnElement[bool]) -> Account | None:
     columns = select(User.id, User.is_active, User.password_hash, User.password_set_at)
     row = (await session.execute(columns.where(*criteria))).one_or_none()
-    return row and Account(*row)
+    return None if row is None else Account(*row)
 
 
 async def find_session(session: AsyncSession, token: str) -> UserSession | None:
