@@ -37,7 +37,7 @@ def refresh(models: MetaData) -> None:
 
 
 def _entity(table: Table) -> Iterator[str]:
-    yield f"    {_quoted(table.fullname)} {{"
+    yield "    " + _quoted(table.fullname) + " {"
     for column in table.columns:
         is_unique = not column.primary_key and _is_unique(table, {column})
         marks = {"PK": column.primary_key, "FK": column.foreign_keys, "UK": is_unique}
