@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -142,21 +143,41 @@ def bake(template: Path, tmp_path: Path) -> Bake:
 @pytest.fixture
 def service(bake: Bake, virtual_environment: Path) -> Iterator[Service]:
     """A service with the default answers; its development server ends with the test."""
-    service = Service(bake(), environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environment)})
+    yield from installed(bake(), virtual_environment)
+
+
+@pytest.fixture
+def users_service(bake: Bake, virtual_environments: Callable[[str], Path]) -> Iterator[Service]:
+    """A service with users of its own."""
+    yield from installed(bake(auth="users"), virtual_environments("users"))
+
+
+def installed(path: Path, virtual_environment: Path) -> Iterator[Service]:
+    service = Service(path, environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environment)})
     subprocess.run(["uv", "sync", "--locked", "--quiet"], cwd=service.path, env=service.env, check=True)
     yield service
     service.run("python", "-m", "devdb", "stop")
 
 
 @pytest.fixture(scope="session")
-def virtual_environment(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One virtual environment for all services of this process, one at a time: they have the same dependencies."""
-    folder = tmp_path_factory.mktemp("venv") / "venv"
-    cookiecutter(str(template), no_input=True, output_dir=str(folder.parent))
-    subprocess.run(
-        ["uv", "sync", "--locked", "--quiet", "--compile-bytecode"],
-        cwd=folder.parent / "my-service",
-        env=environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
-        check=True,
-    )
-    return folder
+def virtual_environments(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """For each answer to `auth`, one virtual environment for all services of this process, one at a time."""
+
+    @cache
+    def of(auth: str) -> Path:
+        folder = tmp_path_factory.mktemp("venv") / "venv"
+        cookiecutter(str(template), no_input=True, extra_context={"auth": auth}, output_dir=str(folder.parent))
+        subprocess.run(
+            ["uv", "sync", "--locked", "--quiet", "--compile-bytecode"],
+            cwd=folder.parent / "my-service",
+            env=environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
+            check=True,
+        )
+        return folder
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def virtual_environment(virtual_environments: Callable[[str], Path]) -> Path:
+    return virtual_environments("none")

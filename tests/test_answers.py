@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from conftest import ROOT, Bake, Service, environment
 from markdown_it import MarkdownIt
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+AUTH = QUESTIONS["auth"]
 OPTIONS = [name for name, default in QUESTIONS.items() if isinstance(default, bool)]
 TRACES = {
     "docker": r"(?i)docker|compose\.yaml|### A container",
     "kubernetes": r"(?i)kube|deploy/|cloudnative|cnpg|ingress.yaml",
     "github_actions": r"\.github|GitHub|ci\.yml|[Dd]ependabot",
+    "users": r"(?i)argon2|zxcvbn|(app|tests)[./]auth\b|create_users|password.link|smtp|web_url|registration|\bsigned.?in\b",
+    "oidc": r"(?i)oidc|joserfc|openid|jwks|identity provider",
 }
 
 
@@ -145,25 +148,30 @@ def test_a_name_of_markup_is_text_in_the_documentation(service: Service, bake: B
 
 
 @pytest.mark.parametrize("wanted", list(product([True, False], repeat=len(OPTIONS))), ids=str)
-def test_every_combination_is_clean_at_birth(service: Service, bake: Bake, wanted: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize("auth", AUTH)
+def test_every_combination_is_clean_at_birth(
+    bake: Bake, virtual_environments: Callable[[str], Path], auth: str, wanted: tuple[bool, ...]
+) -> None:
     options = dict(zip(OPTIONS, wanted, strict=True))
-    baked = Service(bake(project_slug="combination", **options), service.env)
+    env = environment() | {"UV_PROJECT_ENVIRONMENT": str(virtual_environments(auth))}
+    baked = Service(bake(project_slug="combination", auth=auth, **options), env)
     found = dict(texts(baked.path))
+    chosen = options | {answer: answer == auth for answer in AUTH}
     for name, text in found.items():
         if not name.endswith((".yml", ".mako")):
             assert not re.search(r"\{[{%#]", text), name
         assert "cookiecutter" not in text.split("\n## Update\n")[0], name
         for option, trace in TRACES.items():
-            assert options[option] or not re.search(trace, name + text), f"{option} leaves a trace in {name}"
+            assert chosen[option] or not re.search(trace, name + text), f"{option} leaves a trace in {name}"
 
-    subprocess.run(["uv", "lock", "--check", "--offline"], cwd=baked.path, env=service.env, check=True)
-    if len(set(wanted)) == 1:
+    subprocess.run(["uv", "lock", "--check", "--offline"], cwd=baked.path, env=env, check=True)
+    if all(wanted) or (auth == "none" and not any(wanted)):
         baked.run("ruff", "check")
         baked.run("ruff", "format", "--check")
         baked.run("mypy")
         assert re.search(r"\d+ passed in", baked.run("pytest").stdout)
     else:  # no option is seen by what was judged with all of them, and with none
-        assert judged(found, "combination") == judged(dict(texts(service.path)), "my-service")
+        assert judged(found, "combination") == judged(dict(texts(bake(auth=auth))), "my-service")
 
 
 def judged(found: dict[str, str], slug: str) -> dict[str, str]:
@@ -185,6 +193,27 @@ def test_a_declined_option_removes_all_that_it_brings(bake: Bake) -> None:
     assert brought == {".dockerignore", ".github", "Dockerfile", "compose.yaml", "deploy"}
     assert not {name for name in with_none if name.split("/")[0] in brought}
     assert with_none <= with_all
+
+
+def test_an_answer_to_auth_brings_its_files_and_no_other(bake: Bake) -> None:
+    none, users, oidc = (
+        {re.sub("_[0-9a-f]{12}_", "_ID_", name) for name, _ in texts(bake(project_slug=auth, auth=auth))}
+        for auth in AUTH
+    )
+    assert {name.rpartition("/")[0] for name in users - none} == {"app/auth", "tests/auth", "migrations/versions"}
+    assert none <= users
+    assert none <= oidc
+
+
+def test_each_service_s_users_have_a_revision_of_its_own(bake: Bake) -> None:
+    revisions = []
+    for slug in ("one", "another"):
+        texts_of = dict(texts(bake(project_slug=slug, auth="users")))
+        items, users = (text for name, text in sorted(texts_of.items()) if re.search("create_(items|users)", name))
+        first, second = (re.findall('^revision: str = "(.*)"', text, re.MULTILINE) for text in (items, users))
+        assert f'None = "{first[0]}"' in users
+        revisions += [*first, *second]
+    assert len({*revisions}) == 4
 
 
 def test_baking_over_a_service_keeps_the_files_that_are_not_the_template_s(bake: Bake, template: Path) -> None:

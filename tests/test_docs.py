@@ -1,5 +1,7 @@
 """The documentation of a baked service works in a browser, and gets nothing from any other host."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,3 +81,35 @@ def test_redoc_lists_the_operations_and_finds_one(service: Service) -> None:
         assert docs.elsewhere == []
         [complaint] = docs.complaints  # ReDoc wants a logo of its maker's, and does without
         assert complaint.startswith(f"Loading the image '{REDOC_LOGO}' violates")
+
+
+def test_swagger_takes_the_token_of_a_user(users_service: Service) -> None:
+    users_service.alembic("upgrade", "head")
+    password = "correct horse battery staple"
+    command = f"echo '{password}' | python -m app.auth add me@example.com --role admin"
+    users_service.run("bash", "-c", command)
+    with visit(users_service, "/docs") as docs:
+        log_in = docs.page.locator("#operations-auth-log_in_api_v1_auth_sessions_post")
+        log_in.click()
+        log_in.get_by_role("button", name="Try it out").click()
+        body = {"email": "me@example.com", "password": password}
+        log_in.locator("textarea").fill(json.dumps(body))
+        log_in.get_by_role("button", name="Execute").click()
+        answer = log_in.locator(".live-responses-table tbody")
+        expect(answer.locator(".response-col_status")).to_have_text("201")
+        [token] = re.findall('"token": "([^"]+)"', answer.inner_text())
+
+        docs.page.get_by_role("button", name="Authorize").first.click()
+        form = docs.page.locator(".auth-container", has_text="HTTPBearer")
+        form.get_by_role("textbox").fill(token)
+        form.get_by_role("button", name="Apply credentials").click()
+        docs.page.get_by_role("button", name="Close").first.click()
+        me = docs.page.locator("#operations-auth-read_me_api_v1_auth_me_get")
+        me.click()
+        me.get_by_role("button", name="Try it out").click()
+        me.get_by_role("button", name="Execute").click()
+        answer = me.locator(".live-responses-table tbody")
+        expect(answer.locator(".response-col_status")).to_have_text("200")
+        expect(answer).to_contain_text('"email": "me@example.com"')
+        assert docs.elsewhere == []
+        assert docs.complaints == []

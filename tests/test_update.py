@@ -14,8 +14,8 @@ from cookiecutter.main import cookiecutter
 
 OLD = "76cb4cd9f837d107fdf5e970941c85186d9e6a5c"  # release 0.1.0; `app/http` has become `app/web` since, and more moved
 OWN = "\n\n# the service's own"
-LIMIT = "Limit = Annotated[int, Query(ge=1, le=100)]\n"
-FEW = "Few = Annotated[int, Query(ge=1, le=5)]\n"
+ENCODE = "def encode_cursor(key: UUID) -> str:\n"
+FEW = "Few = Annotated[int, Query(ge=1, le=5)]\n\n\n"
 ORDERS = {
     "app/orders/models.py": """\
 from sqlalchemy.orm import Mapped
@@ -189,7 +189,7 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
         service.write(name, text)
     append(service.path / "app/items/service.py", OWN)
     pagination = (service.path / "app/http/pagination.py").read_text()
-    service.write("app/http/pagination.py", pagination.replace(LIMIT, LIMIT + FEW))
+    service.write("app/http/pagination.py", pagination.replace(ENCODE, FEW + ENCODE))
     service.alembic("upgrade", "head")
     service.alembic("revision", "--autogenerate", "-m", "add orders")
     [revision] = (service.path / "migrations/versions").glob("*_add_orders.py")
@@ -202,7 +202,7 @@ def test_an_update_moves_files_with_what_the_service_changed_in_them(old_service
 
     present = {name: text for name, text in texts(bake()).items() if not name.startswith("migrations/versions/")}
     own[FIRST] = (service.path / FIRST).read_text()
-    present["app/web/pagination.py"] = present["app/web/pagination.py"].replace(LIMIT, LIMIT + FEW)
+    present["app/web/pagination.py"] = present["app/web/pagination.py"].replace(ENCODE, FEW + ENCODE)
     present["app/items/service.py"] += f"{OWN}\n"
     assert texts(service.path) == present | own
 

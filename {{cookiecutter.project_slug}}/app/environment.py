@@ -68,7 +68,7 @@ def load_settings(of: type[SettingsT]) -> SettingsT:
     """
     settings, problems = read_settings(of)
     if problems:
-        raise ConfigurationError("\n".join(problems))
+        raise ConfigurationError("\n".join(dict.fromkeys(problems)))  # what two classes have is said once
     return settings
 
 

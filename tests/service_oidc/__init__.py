@@ -1,0 +1,1 @@
+"""The tests of the machinery. The template's tests run them inside a baked service, where they are `tests.service`."""

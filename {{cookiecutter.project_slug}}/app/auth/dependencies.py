@@ -1,0 +1,85 @@
+"""Who calls: what a path function or a router asks for."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+
+from app.auth import service
+from app.auth.models import User, UserRole, UserSession
+from app.db.session import DatabaseDep
+
+COOKIE = "__Host-session"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # what is none costs no query
+SAFE = ("GET", "HEAD", "OPTIONS")
+
+bearer = HTTPBearer(auto_error=False, description="The token of a log-in")
+cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="... or its cookie, for pages of the same origin")
+
+
+def unauthenticated(detail: str = "log in first") -> HTTPException:
+    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+async def current_session(
+    request: Request,
+    database: DatabaseDep,
+    header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    cookie: Annotated[str | None, Depends(cookie)],
+) -> UserSession:
+    """Return the session that the request has the token of, with its user.
+
+    Raises:
+        HTTPException: 401, it has none that counts; 403, a page of another origin sends the cookie.
+    """
+    token = header.credentials if header else cookie
+    if not (token and TOKEN.fullmatch(token)):
+        raise unauthenticated()
+    if not header and request.method not in SAFE and is_of_another_page(request):
+        raise HTTPException(403, "a page of another origin may not use the cookie")
+    # Of the primary: a replica that lags would not know of a log-in, or of a log-out.
+    reads = database.session if database.settings.database_replica_url else database.read_session
+    async with reads() as session:
+        found = await service.find_session(session, token)
+    if found is None:
+        raise unauthenticated()
+    if datetime.now(UTC) - found.last_used_at > service.NOTED:
+        async with database.session() as session:
+            await service.note_use(session, found.id)
+    return found
+
+
+def is_of_another_page(request: Request) -> bool:
+    if site := request.headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")  # of an older browser
+    return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+
+
+CurrentSession = Annotated[UserSession, Depends(current_session)]
+
+
+async def current_user(session: CurrentSession) -> User:
+    """Return who calls."""
+    return session.user
+
+
+CurrentUser = Annotated[User, Depends(current_user)]
+SignedIn = Depends(current_user)
+
+
+def require(*roles: UserRole) -> Any:
+    """Return a dependency that lets in users with one of the roles, and answers others 403."""
+
+    async def current_user_with_role(user: CurrentUser) -> User:
+        if user.role not in roles:
+            raise HTTPException(403, f"only for the role {' or '.join(roles)}")
+        return user
+
+    return Depends(current_user_with_role)
+
+
+AdminUser = Annotated[User, require(UserRole.ADMIN)]
