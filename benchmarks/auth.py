@@ -44,7 +44,14 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command: list[str | Path] = [service / ".venv/bin/python", "-m", "uvicorn", "probe:app", "--port", str(self.port)]
+        command: list[str | Path] = [
+            service / ".venv/bin/python",
+            "-m",
+            "uvicorn",
+            "probe:app",
+            "--port",
+            str(self.port),
+        ]
         self.process = subprocess.Popen(command, cwd=service, env=env, stderr=subprocess.DEVNULL)
 
     def connect(self) -> http.client.HTTPConnection:
