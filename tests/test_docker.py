@@ -41,7 +41,7 @@ def test_the_composition_follows_its_schema(bake: Bake) -> None:
 def test_the_image_starts_the_server_as_the_readme_does(bake: Bake) -> None:
     path = bake()
     [command] = re.findall("^CMD (.*)$", (path / "Dockerfile").read_text(), re.MULTILINE)
-    [documented] = re.findall("^ExecStart=.*/(uvicorn .*)$", (path / "README.md").read_text(), re.MULTILINE)
+    [documented] = re.findall("^ExecStart=.*/(uvicorn .*)$", (path / "docs/deployment.md").read_text(), re.MULTILINE)
     assert " ".join(json.loads(command)) == documented.replace("127.0.0.1", "0.0.0.0")
 
 

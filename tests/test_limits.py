@@ -54,7 +54,7 @@ def proxy(server: Server, folder: Path) -> Iterator[int]:
     """Run nginx as the README says, in front of `server`; yield its port."""
     port = free_port()
     [documented] = re.findall(
-        "^```nginx\n(.*?)^```$", (server.service.path / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        "^```nginx\n(.*?)^```$", (server.service.path / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL
     )
     for old, new in {
         "listen 80": f"listen 127.0.0.1:{port}",

@@ -171,7 +171,9 @@ def launch(service: Service, *options: str, env: dict[str, str] | None = None) -
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = service.path.parent / f"{port}.log"
-    [documented] = re.findall("^ExecStart=.*/(uvicorn .*)$", (service.path / "README.md").read_text(), re.MULTILINE)
+    [documented] = re.findall(
+        "^ExecStart=.*/(uvicorn .*)$", (service.path / "docs/deployment.md").read_text(), re.MULTILINE
+    )
     address = ["--host", "127.0.0.1", "--port", str(port)]
     command = [str(service.python), "-m", *documented.split(), *address, *options]
     with (

@@ -191,9 +191,9 @@ class Cluster:
         return process
 
     def start(self, port: int) -> None:
-        # The README's options, but for the host and the port.
-        readme = (self.service.path / "README.md").read_text()
-        [options] = re.findall("^ExecStart=.* (--timeout-keep-alive .*)$", readme, re.MULTILINE)
+        # The page's options, but for the host and the port.
+        page = (self.service.path / "docs/deployment.md").read_text()
+        [options] = re.findall("^ExecStart=.* (--timeout-keep-alive .*)$", page, re.MULTILINE)
         command = ["-m", "uvicorn", "app.main:app", "--port", str(port), *options.split()]
         self.processes[port] = self.spawn(self.service.python, *command, env=self.env())
 
@@ -213,9 +213,9 @@ class Cluster:
         return sum(int(stat[13]) + int(stat[14]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
     def proxy(self, ports: list[int]) -> None:
-        """Have the README's nginx pass requests on to the processes at `ports`."""
+        """Have the nginx of the page on deployment pass requests on to the processes at `ports`."""
         [documented] = re.findall(
-            r"^```nginx\n(.*?)^```$", (self.service.path / "README.md").read_text(), re.MULTILINE | re.DOTALL
+            r"^```nginx\n(.*?)^```$", (self.service.path / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL
         )
         servers = "".join(f"server 127.0.0.1:{port};" for port in ports)
         documented = documented.replace("server 127.0.0.1:8000;", servers).replace(

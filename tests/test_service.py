@@ -1,12 +1,12 @@
 """A baked service does for its users what its README says: the whole loop, on PostgreSQL, over HTTP."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -70,6 +70,21 @@ from httpx2 import AsyncClient
 async def test_the_shop_is_open(client: AsyncClient) -> None:
     assert (await client.get("/api/v1/shop")).json() == "0 items"
 """
+PAYMENTS = """\
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from app.payments.settings import PaymentSettings
+from app.web.dependencies import settings_of
+
+router = APIRouter(prefix="/payments")
+
+
+@router.get("/account")
+async def read_account(settings: {taken}) -> str:
+    return settings.stripe_key.get_secret_value()[-4:]
+"""
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
 
 
@@ -114,14 +129,24 @@ def test_the_whole_loop(service: Service) -> None:
     service.run("pytest")
 
 
-def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    [router] = [block for block in blocks if "WebSocket" in block]
-    [script] = [block for block in blocks if "asyncio.run" in block]
-    [test] = [block for block in blocks if "async def test_" in block]
-    service.write("app/names/router.py", router)
-    service.write("scripts/seed.py", script)
+def blocks(service: Service, language: str) -> list[str]:
+    """Return the README's blocks of code."""
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+
+
+def test_the_readme_s_code_works(service: Service) -> None:
+    [test, lamps, names, script, _] = blocks(service, "python")
     service.write("tests/names/test_names.py", test)
+    service.write("app/lamps/router.py", lamps)
+    service.write("app/names/router.py", names)
+    service.write("scripts/seed.py", script)
+    [refresh] = re.findall(r"  # without tags .* `(await .*?)`", lamps)
+    late = lamps.replace("/lamps", "/late").replace(', tags=[Tag(name="bright")]', "").replace("Item, Tag", "Item")
+    late = re.sub(r"  # without tags .*", "", late)
+    service.write("app/late/router.py", late)
+    refreshed = late.replace("/late", "/refreshed").replace("flush()\n", f"flush()\n    {refresh}\n")
+    service.write("app/refreshed/router.py", refreshed)
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
     service.run("mypy", "app", "scripts", "tests")
@@ -136,20 +161,21 @@ def test_sessions_outside_of_a_request_are_as_the_readme_says(service: Service) 
     assert refused.stderr.count("\n") == 1
     with service.serve() as client:
         assert client.get("/api/v1/names").text == "Lamp\n"
-        assert client.post("/api/v1/names/upper").status_code == 202
-        while client.get("/api/v1/names").text != "LAMP\n":
-            time.sleep(0.1)
         url = f"ws{str(client.base_url)[4:]}/api/v1/names"
         ask = f"import asyncio, websockets\nasync def ask():\n    async with websockets.connect({url!r}) as socket:\n"
-        ask += "        await socket.send('LA')\n        print(await socket.recv())\nasyncio.run(ask())"
-        assert service.run("python", "-c", ask).stdout.strip() == '["LAMP"]'
+        ask += "        await socket.send('La')\n        print(await socket.recv())\nasyncio.run(ask())"
+        assert service.run("python", "-c", ask).stdout.strip() == '["Lamp"]'
+        assert client.post("/api/v1/lamps", params={"name": "Lamp 2"}).json()["tags"] == ["bright"]
+        assert [lamp["tags"] for lamp in client.get("/api/v1/lamps").json()] == [[], ["bright"]]
+        assert client.post("/api/v1/refreshed", params={"name": "Lamp 3"}).json()["tags"] == []
+        assert client.post("/api/v1/late", params={"name": "Lamp 4"}).status_code == 500
 
 
 def test_a_domain_s_settings_are_as_the_readme_says(service: Service) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (service.path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    [settings, router] = [block for block in blocks if "PaymentSettings" in block]
+    [settings] = [block for block in blocks(service, "python") if "PaymentSettings" in block]
+    [taken] = re.findall(r"`(Annotated\[.*?\])`", (service.path / "README.md").read_text(encoding="utf-8"))
     service.write("app/payments/settings.py", settings)
-    service.write("app/payments/router.py", router)
+    service.write("app/payments/router.py", PAYMENTS.format(taken=taken))
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
     service.run("mypy")
@@ -270,18 +296,38 @@ def test_an_import_against_the_flow_fails_the_service_s_tests(service: Service, 
     assert "1 failed" in done.stdout
 
 
-def test_the_example_domain_can_be_removed(service: Service) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="there, a shell has no rm")
+@pytest.mark.parametrize("is_deployed", [False, True])
+def test_the_example_domain_can_be_removed(service: Service, is_deployed: bool) -> None:
+    """By the README's commands; only one that is deployed leaves its revision behind."""
     service.alembic("upgrade", "head")
-    shutil.rmtree(service.path / "app/items")
-    shutil.rmtree(service.path / "tests/items")
-    service.alembic("-x", "drop_all=yes", "revision", "--autogenerate", "-m", "drop items")
-    service.alembic("upgrade", "head")
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    before, after = readme.split("### Removing")[1].split("\n## ")[0].split("Afterwards")
+    [block] = re.findall(r"```sh\n(.*?)```", before, re.DOTALL)
+    for command in re.findall("`(.*?)`", after) if is_deployed else block.splitlines():
+        subprocess.run(command, cwd=service.path, env=service.env, shell=True, stdin=subprocess.DEVNULL, check=True)
     service.alembic("check")
-    assert service.sql(TABLES) == "alembic_version_my_service"
+    names = sorted(path.name.split("_", 3)[3] for path in (service.path / "migrations/versions").glob("*.py"))
+    assert names == (["create_items.py", "drop_items.py"] if is_deployed else ["create_orders.py"])
+    assert service.sql(TABLES).split("\n") == ["alembic_version_my_service", *(() if is_deployed else ["orders"])]
     service.run("ruff", "check")
     service.run("ruff", "format", "--check")
     service.run("mypy")
     assert re.search(r"\d+ passed in", service.run("pytest").stdout)
+
+
+def test_the_messages_of_the_readme_are_the_service_s(bake: Bake) -> None:
+    path = bake()
+    said = []
+    for file in [file for room in ("app", "migrations", "devdb") for file in (path / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = (str(part.value) if isinstance(part, ast.Constant) else "\N{HORIZONTAL ELLIPSIS}" for part in parts)
+            said.append(re.sub(r"\{\w+\}", "\N{HORIZONTAL ELLIPSIS}", "".join(texts)))
+    table = (path / "README.md").read_text(encoding="utf-8").split("\n## Troubleshooting\n")[1]
+    messages = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+    assert len(messages) > 10
+    assert [message for message in messages if not any(message in text for text in said)] == []
 
 
 def test_the_tests_run_in_parallel_and_leave_the_developer_s_data_and_configuration_alone(service: Service) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Bake, Service, environment
+from cookiecutter.main import cookiecutter
 
 OLD = "76cb4cd9f837d107fdf5e970941c85186d9e6a5c"  # release 0.1.0; `app/http` has become `app/web` since, and more moved
 OWN = "\n\n# the service's own"
@@ -149,17 +150,26 @@ def old_service(template: Path, tmp_path: Path, virtual_environment: Path) -> It
     service.run("python", "-m", "devdb", "stop")
 
 
-def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(template: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_linked", [False, True], ids=["created", "linked"])
+def test_an_update_keeps_the_service_s_changes_and_brings_the_template_s(
+    template: Path, tmp_path: Path, is_linked: bool
+) -> None:
     source = tmp_path / "the template"
     shutil.copytree(template, source)
     git(source, "init", "--quiet")
     commit(source)
 
-    next_ = cruft(tmp_path, "create", str(source), "--no-input")
+    url = source.as_uri()  # of which cruft makes no path: the space is %20
     service = tmp_path / "my-service"
-    assert not (service / ".git").exists()
-    assert next_.splitlines()[-1].startswith("git init && git add --all && git commit")
-    git(service, "init", "--quiet")
+    if is_linked:
+        cookiecutter(str(source), no_input=True, output_dir=str(tmp_path))
+        cruft(service, "link", url, "--no-input")
+    else:
+        next_ = cruft(tmp_path, "create", url, "--no-input")
+        assert not (service / ".git").exists()
+        assert next_.splitlines()[-1].startswith("git init && git add --all && git commit")
+        git(service, "init", "--quiet")
+    assert json.loads((service / ".cruft.json").read_text())["template"] == url
     append(service / "app/items/service.py", "# the service's own")
     commit(service)
 

@@ -179,8 +179,8 @@ async def test_the_readme_s_grants_are_what_two_roles_need(
     empty_database_url: str, alembic_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = urlsplit(empty_database_url)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    [grants] = re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    [grants] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     role = f"service_{parts.path[1:]}"
     url = parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
     await execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
