@@ -281,10 +281,12 @@ def test_the_bake_ends_with_what_is_next(template: Path, tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize("lock", ["uv.lock", "{{cookiecutter.project_slug}}/uv.lock"])
-def test_a_lock_has_sizes_and_public_addresses(lock: str) -> None:
+@pytest.mark.parametrize("auth", ["the template's own", *AUTH])
+def test_a_lock_has_sizes_and_public_addresses(bake: Bake, auth: str) -> None:
     """Without sizes, the first `uv add` of a user writes each line of a file anew."""
-    packages = tomllib.loads((ROOT / lock).read_text(encoding="utf-8"))["package"]
+    packages = tomllib.loads(((bake(auth=auth) if auth in AUTH else ROOT) / "uv.lock").read_text(encoding="utf-8"))[
+        "package"
+    ]
     files = [file for package in packages for file in [package.get("sdist"), *package.get("wheels", [])] if file]
     assert files
     assert all(file["size"] and file["url"].startswith("https://files.pythonhosted.org/") for file in files)

@@ -241,12 +241,13 @@ def test_sql_gives_no_file_of_root_s_away(service: Service, tmp_path: Path) -> N
     victim.write_text("root's")
     folder = service.path / ".devdb"
     for name in ("log", "lock", "port", "password", "data.0123", "extension/vector.control"):
-        superuser_sql(service, f'COPY (SELECT 1) TO PROGRAM \'ln -sf "{victim}" "{folder / name}"\'')
+        superuser_sql(service, f'COPY (SELECT 1) TO PROGRAM \'cat; ln -sf "{victim}" "{folder / name}"\'')
         for command in ("stop", "start"):
             devdb(service, command)
             assert (victim.read_text(), victim.stat().st_uid) == ("root's", 0)
     superuser_sql(
-        service, f'COPY (SELECT 1) TO PROGRAM \'mv "{folder}/data" "{folder}/old"; ln -s "{tmp_path}" "{folder}/data"\''
+        service,
+        f'COPY (SELECT 1) TO PROGRAM \'cat; mv "{folder}/data" "{folder}/old"; ln -s "{tmp_path}" "{folder}/data"\'',
     )
     (tmp_path / "postmaster.pid").write_text("")
     for command in ("status", "start", "stop"):

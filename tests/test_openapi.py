@@ -46,6 +46,7 @@ TYPESCRIPT = """\
 import createClient from "openapi-fetch";
 import type { components, paths } from "./api.js";
 
+type Item = components["schemas"]["ItemCreate"];
 type Problem = components["schemas"]["Problem"];
 declare const process: { argv: [string, string, string] };
 const client = createClient<paths>({ baseUrl: process.argv[2] });
@@ -55,7 +56,7 @@ function found<T>(answer: { data?: T; error?: Problem }): T {
   return answer.data;
 }
 
-const body = { name: "of TypeScript", price: "19.90", status: "draft" } as const;
+const body: Item = { name: "of TypeScript", price: "19.90", status: "draft", tags: ["bright"] };
 const item = found(await client.POST("/api/v1/items", { body }));
 found(await client.POST("/api/v1/items", { body: { ...body, name: "of TypeScript, too" } }));
 const first = found(await client.GET("/api/v1/items", { params: { query: { limit: 1 } } }));

@@ -164,7 +164,9 @@ async def outcome_unknown(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """Say nothing of what happened; the server logs it."""
-    return problem(request, 400 if isinstance(error, ClientDisconnect) else 500)
+    if isinstance(error, ClientDisconnect):
+        return problem(request, 400)
+    return problem(request, 500, headers={"Connection": "close"})  # as the server does once it has logged the error
 
 
 HANDLERS: dict[type[Exception], ExceptionHandler] = {
