@@ -114,10 +114,10 @@ async def test_a_log_in_waits_for_a_reset_that_has_begun(
 ) -> None:
     await session.execute(text("UPDATE users SET password_set_at = now()"))
     log_in = asyncio.create_task(caller.log_in())
-    blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    waits = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with database.read_session() as watching:
-        while not (log_in.done() or await watching.scalar(blocked)):
-            await asyncio.sleep(0.01)
+        while not (log_in.done() or await watching.scalar(text(f"SELECT count(*) {waits}"))):
+            await watching.execute(text("SELECT pg_sleep(0.01)"))
     await session.commit()
     assert (await log_in).status_code == 401
     assert await sql("SELECT count(*) FROM sessions") == 0
