@@ -9,10 +9,13 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from httpx2 import AsyncClient
 from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.application import create_app
 from app.auth import links, passwords
 from app.auth.settings import AuthSettings
+from app.db.session import Database
 from app.settings import Settings
 from tests.service_users.conftest import AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, Caller, Mails, calling
 
@@ -104,6 +107,20 @@ async def test_no_session_is_left_of_log_ins_that_race_a_link(caller: Caller, ma
         assert await sql("SELECT count(*) FROM sessions") == 0
         await caller.ask_for_link()
         assert (await caller.set_password(mails.tokens[-1], PASSWORD)).status_code == 204
+
+
+async def test_a_log_in_waits_for_a_reset_that_has_begun(
+    caller: Caller, session: AsyncSession, database: Database, sql: SQL
+) -> None:
+    await session.execute(text("UPDATE users SET password_set_at = now()"))
+    log_in = asyncio.create_task(caller.log_in())
+    waits = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with database.read_session() as watching:
+        while not (log_in.done() or await watching.scalar(text(f"SELECT count(*) {waits}"))):
+            await watching.execute(text("SELECT pg_sleep(0.01)"))
+    await session.commit()
+    assert (await log_in).status_code == 401
+    assert await sql("SELECT count(*) FROM sessions") == 0
 
 
 async def test_right_log_ins_at_once_all_succeed_though_the_hash_is_renewed(caller: Caller, sql: SQL) -> None:

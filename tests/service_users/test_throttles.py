@@ -1,10 +1,14 @@
 """Guessing is slow, wherever it comes from, and locks nobody out."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
+from app.auth import throttles
+from app.db.session import Database
 from tests.service_users.conftest import AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, Caller, Mails, calling
 
 
@@ -27,6 +31,18 @@ async def test_guesses_at_once_are_counted_one_by_one(caller: Caller) -> None:
     log_ins = [caller.client.post(f"{AUTH}/sessions", json={"email": ME, "password": OTHER}) for _ in range(20)]
     statuses = sorted(answer.status_code for answer in await asyncio.gather(*log_ins))
     assert statuses == [401] * 5 + [429] * 15
+
+
+async def test_an_attempt_counts_when_its_turn_comes_not_when_its_transaction_began(
+    caller: Caller, database: Database
+) -> None:
+    step = timedelta(seconds=throttles.LOG_IN_FROM_NETWORK.seconds)
+    key = f"{throttles.LOG_IN_FROM_NETWORK.name} {ME} 192.0.2.1"
+    async with database.session() as early:
+        await early.execute(text("SELECT now()"))
+        assert [(await caller.log_in(password=OTHER)).status_code for _ in range(4)] == [401] * 4
+        assert await early.scalar(throttles.SPEND, {"key": key, "step": step, "slack": 4 * step})
+    assert (await caller.log_in()).status_code == 429
 
 
 async def test_unknown_addresses_are_throttled_alike(caller: Caller) -> None:
