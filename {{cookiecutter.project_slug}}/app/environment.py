@@ -33,7 +33,6 @@ class EnvSettings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,  # it may be a password
-        use_attribute_docstrings=True,
     )
 
     def __init__(self, **values: Any) -> None:

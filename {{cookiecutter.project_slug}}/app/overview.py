@@ -1,10 +1,14 @@
 """What the settings are, for people: `.env.example`, and what `python -m app.settings` shows."""
 
+import ast
+import inspect
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from itertools import pairwise
+from textwrap import dedent
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -33,21 +37,36 @@ def env_example(classes: Iterable[type[EnvSettings]]) -> str:
     text = "# Copy to .env; the process environment wins over it. Each line shows the default. `${NAME}` stands for another variable.\n"
     seen: set[str] = set()
     for of in classes:
+        docstrings = _docstrings(of)
         for name, field in of.model_fields.items():
             variable = variables(of)[name][0]
             if variable not in seen:
-                text += "".join(_example(variable, field))
+                text += "".join(_example(variable, field, docstrings.get(name)))
             seen.add(variable)
     return text
 
 
-def _example(variable: str, field: FieldInfo) -> Iterator[str]:
+def _docstrings(of: type[EnvSettings]) -> dict[str, str]:
+    """Return what the source says below each field; pydantic would read it in every process that has the class."""
+    found = {}
+    for owner in reversed(of.__mro__[: of.__mro__.index(EnvSettings)]):
+        try:
+            [definition] = ast.parse(dedent(inspect.getsource(owner))).body
+        except (OSError, TypeError):  # made without source
+            continue
+        for field, said in pairwise(getattr(definition, "body", ())):
+            if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+                found[ast.unparse(field.target)] = inspect.cleandoc(str(said.value.value))
+    return found
+
+
+def _example(variable: str, field: FieldInfo, docstring: str | None = None) -> Iterator[str]:
     model = model_in(field)
     if model and field.is_required():
         for name, inner in model.model_fields.items():
             yield from _example(f"{variable}{NESTED}{name.upper()}", inner)
         return
-    description = "".join(f"# {line}\n" for line in (field.description or "").splitlines())
+    description = "".join(f"# {line}\n" for line in (field.description or docstring or "").splitlines())
     default = None if field.is_required() or field.default_factory else _written(field)
     yield f"\n{description}{'' if default or field.is_required() else '# '}{variable}={default or ''}\n"
 
