@@ -5,10 +5,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from conftest import TIME_LIMIT, Service
-from playwright.sync_api import ConsoleMessage, Error, Page, Request, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 HOST = "service.test"  # browsers and Swagger are more generous to localhost
@@ -59,15 +60,21 @@ def visit(service: Service, path: str) -> Iterator[Visit]:
             yield visit
 
 
+def send(operation: Locator, body: Any = None) -> Locator:
+    """Send a request of Swagger's, with `body` if it has one, and return where the answer is shown."""
+    operation.click()
+    operation.get_by_role("button", name="Try it out").click()
+    if body is not None:
+        operation.locator("textarea").fill(json.dumps(body))
+    operation.get_by_role("button", name="Execute").click()
+    return operation.locator(".live-responses-table tbody")
+
+
 def test_swagger_sends_a_request_and_shows_its_answer(service: Service) -> None:
     service.alembic("upgrade", "head")
     with visit(service, "/docs") as docs:
-        operation = docs.page.locator(".opblock", has_text="List Items")
-        operation.click()
-        operation.get_by_role("button", name="Try it out").click()
-        operation.get_by_role("button", name="Execute").click()
-        answer = operation.locator(".live-responses-table")
-        expect(answer.locator("tbody .response-col_status")).to_have_text("200")
+        answer = send(docs.page.locator(".opblock", has_text="List Items"))
+        expect(answer.locator(".response-col_status")).to_have_text("200")
         expect(answer).to_contain_text('"next_cursor": null')
         assert docs.elsewhere == []
         assert docs.complaints == []
@@ -90,12 +97,7 @@ def test_swagger_takes_the_token_of_a_user(users_service: Service) -> None:
     users_service.run("bash", "-c", command)
     with visit(users_service, "/docs") as docs:
         log_in = docs.page.locator("#operations-auth-log_in")
-        log_in.click()
-        log_in.get_by_role("button", name="Try it out").click()
-        body = {"email": "me@example.com", "password": password}
-        log_in.locator("textarea").fill(json.dumps(body))
-        log_in.get_by_role("button", name="Execute").click()
-        answer = log_in.locator(".live-responses-table tbody")
+        answer = send(log_in, {"email": "me@example.com", "password": password})
         expect(answer.locator(".response-col_status")).to_have_text("201")
         [token] = re.findall('"token": "([^"]+)"', answer.inner_text())
 
@@ -104,11 +106,7 @@ def test_swagger_takes_the_token_of_a_user(users_service: Service) -> None:
         form.get_by_role("textbox").fill(token)
         form.get_by_role("button", name="Apply credentials").click()
         docs.page.get_by_role("button", name="Close").first.click()
-        me = docs.page.locator("#operations-auth-read_me")
-        me.click()
-        me.get_by_role("button", name="Try it out").click()
-        me.get_by_role("button", name="Execute").click()
-        answer = me.locator(".live-responses-table tbody")
+        answer = send(docs.page.locator("#operations-auth-read_me"))
         expect(answer.locator(".response-col_status")).to_have_text("200")
         expect(answer).to_contain_text('"email": "me@example.com"')
         assert docs.elsewhere == []
