@@ -111,7 +111,14 @@ def shell(service: Service, text: str, **env: str) -> tuple[int, str, str]:
     """Pipe `text` into the console; return its exit code and what it printed on both channels."""
     command = [str(service.python), "-W", "error", "-m", "app.shell"]
     done = subprocess.run(
-        command, cwd=service.path, env={**service.env, **env}, input=text, capture_output=True, text=True, check=False
+        command,
+        cwd=service.path,
+        env={**service.env, **env},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        errors="surrogateescape",
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -139,3 +146,11 @@ def test_a_console_without_a_database_is_one_sentence(service: Service, url: str
     assert code != 0
     [line] = log.strip().split("\n")
     assert says in line
+
+
+def test_what_is_no_python_is_one_sentence_and_asks_no_database(service: Service) -> None:
+    for text in ("x = (", "print(1)\n\x00", "\udcff"):
+        code, output, log = shell(service, text, DATABASE_URL="postgresql://127.0.0.1:1/d")
+        assert (code, output) == (1, "")
+        [line] = log.strip().split("\n")
+        assert line.startswith("app.shell: what was piped in is no Python: ")

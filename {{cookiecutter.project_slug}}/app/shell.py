@@ -52,9 +52,9 @@ async def execute(code: CodeType, names: dict[str, Any]) -> None:
         await result
 
 
-async def execute_all(source: str, names: dict[str, Any]) -> None:
+async def execute_all(source: ast.Module, names: dict[str, Any]) -> None:
     """Execute what was piped in; an expression is shown as at a prompt, and the first error ends it."""
-    for statement in ast.parse(source, "<stdin>").body:
+    for statement in source.body:
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         await execute(compile(ast.Interactive([statement]), "<stdin>", "single", flags), names)
 
@@ -86,14 +86,18 @@ async def open_session(database: Database) -> AsyncSession:
 
 
 def main() -> None:
+    try:
+        piped = None if sys.stdin.isatty() else ast.parse(sys.stdin.buffer.read(), "<stdin>")
+    except (SyntaxError, ValueError) as error:  # the latter for a NUL
+        sys.exit(f"app.shell: what was piped in is no Python: {error}")
     settings = load_settings(Settings)
     database, models = Database(settings), classes_of_models()
     with asyncio.Runner() as runner:
         session = runner.run(open_session(database))
         names = {"session": session, "settings": settings, **models, **TOOLS}
         try:
-            if not sys.stdin.isatty():
-                runner.run(execute_all(sys.stdin.read(), names))
+            if piped:
+                runner.run(execute_all(piped, names))
                 return
             with suppress(ImportError):  # Windows has none
                 readline, rlcompleter = import_module("readline"), import_module("rlcompleter")
