@@ -11,10 +11,9 @@ import structlog
 from asyncpg import PostgresError
 
 from app.project import ROOT
-from app.settings import DatabaseSettings, Environment
+from app.settings import DEPLOYED, DatabaseSettings
 from app.text import printable
 
-AS_JSON = (Environment.STAGING, Environment.PRODUCTION)
 ACCESS = "app.access"
 RESET = "\x1b[0m"
 COLORS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
@@ -24,7 +23,7 @@ QUOTING = ("22", "P0")
 
 def configure_logging(settings: DatabaseSettings) -> None:
     """Send all logging of this process to standard error, the loggers of uvicorn, alembic and the warnings included."""
-    is_json, is_debugging = settings.environment in AS_JSON, settings.log_level == "DEBUG"
+    is_json, is_debugging = settings.environment in DEPLOYED, settings.log_level == "DEBUG"
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -127,7 +126,7 @@ def line(logger: Any, name: str, event: structlog.typing.EventDict) -> str:
     time, level, text, request_id = (event.pop(key, "") for key in ("timestamp", "level", "event", "request_id"))
     logger_name, trace = event.pop("logger", ""), event.pop("exception", "")
     color = COLORS.get(level, "") if sys.stderr.isatty() else ""
-    written = f"{time} {color}{level:7}{color and RESET} {text:66} {request_id}"
+    written = f"{time} {color}{level:7}{color and RESET} {text.rstrip():66} {request_id}"
     rest = [f"[{logger_name}]", *(f"{key}={value}" for key, value in event.items())]
     if logger_name == ACCESS:
         rest = []  # its text has them

@@ -16,7 +16,15 @@ from app.fields import DatabaseURL, Host, Listed, Origin, Seconds
 from app.project import ROOT, ConfigurationError, modules, project
 from app.url import addresses, connect_arguments, database_name, is_encrypted
 
-__all__ = ["ConfigurationError", "EnvSettings", "Environment", "MigrationSettings", "Settings", "load_settings"]
+__all__ = [
+    "DEPLOYED",
+    "ConfigurationError",
+    "EnvSettings",
+    "Environment",
+    "MigrationSettings",
+    "Settings",
+    "load_settings",
+]
 
 
 class Environment(StrEnum):
@@ -25,6 +33,9 @@ class Environment(StrEnum):
     STAGING = "staging"
     PRODUCTION = "production"
     TEST = "test"
+
+
+DEPLOYED = (Environment.STAGING, Environment.PRODUCTION)  # where machines read the log, and others the mails
 
 
 class DatabaseSettings(EnvSettings):

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app import project
 from app.db.engine import DatabaseUnavailable, create_engine
 from app.overview import lookalikes
-from app.settings import ConfigurationError, Environment, MigrationSettings, Settings, load_settings
+from app.settings import DEPLOYED, ConfigurationError, MigrationSettings, Settings, load_settings
 
 # What a server that is starting, or one that takes over from another, answers.
 PASSING = (
@@ -44,7 +44,7 @@ def configure_logging() -> None:
     for sentence in lookalikes([Settings, MigrationSettings]):
         logger.warning(sentence)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    if settings.environment in (Environment.STAGING, Environment.PRODUCTION):
+    if settings.environment in DEPLOYED:
         from app.logs import configure_logging  # takes a tenth of a second to import
 
         configure_logging(settings)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from app.auth.fields import SMTPURL, Email, WebURL
-from app.settings import Environment, EnvSettings
+from app.settings import DEPLOYED, Environment, EnvSettings
 
 
 class AuthSettings(EnvSettings):
@@ -19,7 +19,7 @@ class AuthSettings(EnvSettings):
 
     def problems(self) -> Iterator[str]:
         """Yield what would send no mail, or links that others can read on their way."""
-        is_deployed = self.environment in (Environment.STAGING, Environment.PRODUCTION)
+        is_deployed = self.environment in DEPLOYED
         if is_deployed and not self.web_url.startswith("https://"):
             yield f"WEB_URL must be set, to an address with https://, in {self.environment}"
         if is_deployed and self.smtp_url is None:

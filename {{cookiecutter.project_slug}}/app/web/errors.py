@@ -124,9 +124,7 @@ async def invalid_request(request: Request, error: Exception) -> Response:
 async def database_error(request: Request, error: Exception) -> Response:
     """Answer 409 to a violated constraint, naming its columns; 422 to a misfit; 503 to what may pass; 500 to a bug."""
     assert isinstance(error, DBAPIError)
-    # SQLAlchemy's `driver_exception` raises ValueError where its adapter made the error itself.
-    cause: Any = getattr(error.orig, "__cause__", None) or error.orig
-    sqlstate: str = getattr(cause, "sqlstate", None) or ""
+    cause, sqlstate = cause_of(error)
     if conflict := CONFLICTS.get(sqlstate):
         columns = constraint_columns(cause.table_name, cause.constraint_name)
         return problem(request, 409, f"{', '.join(columns) or 'this'} {conflict}")
@@ -139,9 +137,21 @@ async def database_error(request: Request, error: Exception) -> Response:
     passing = PASSING.get(sqlstate) or PASSING.get(sqlstate[:2])
     if passing or error.connection_invalidated:
         return await database_unavailable(request, error, passing or UNAVAILABLE)
+    raise error
+
+
+def cause_of(error: DBAPIError) -> tuple[Any, str]:
+    """Return the driver's error, and its SQLSTATE, or nothing."""
+    # SQLAlchemy's `driver_exception` raises ValueError where its adapter made the error itself.
+    cause: Any = getattr(error.orig, "__cause__", None) or error.orig
+    return cause, getattr(cause, "sqlstate", None) or ""
+
+
+def log_what_is_missing(error: DBAPIError) -> None:
+    """Say what to do where the database lacks a table or a column."""
+    cause, sqlstate = cause_of(error)
     if sqlstate in UNDEFINED:
         logger.error("%s: run `alembic upgrade head`, if a migration makes it", one_line(cause))
-    raise error
 
 
 def constraint_columns(table_name: str, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from secrets import token_hex
 
 import structlog
 from fastapi import FastAPI
+from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -17,10 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.logs import ACCESS, AS_JSON
-from app.settings import Environment, Settings
+from app.logs import ACCESS
+from app.settings import DEPLOYED, Environment, Settings
 from app.telemetry import is_probe, trace_id
-from app.web.errors import add_error_handlers, allowed_methods, problem, too_long, unexpected
+from app.web.errors import add_error_handlers, allowed_methods, log_what_is_missing, problem, too_long, unexpected
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
@@ -52,7 +53,7 @@ class RequestMiddleware:
         self.app = app
         self.headers = [*HEADERS, HTTPS_ONLY] if settings.environment == Environment.PRODUCTION else HEADERS
         self.pages = pages
-        self.is_read_by_people = settings.environment not in AS_JSON
+        self.is_read_by_people = settings.environment not in DEPLOYED
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})  # which mounted applications see, too
@@ -87,6 +88,9 @@ class RequestMiddleware:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except DBAPIError as error:
+            log_what_is_missing(error)
+            raise
         finally:
             log(scope, method, status, time.perf_counter() - start, self.is_read_by_people)
 
