@@ -160,10 +160,13 @@ def test_a_request_is_one_trace_from_its_caller_to_the_database(database_url: st
         assert service.client.get(f"/api/v1/items/{made['id']}", headers=headers).status_code == 200
         assert service.client.get("/health/ready").status_code == 200
 
-    request, statement = collector.span("GET /api/v1/items/{item_id}"), collector.span("SELECT")
+    request = collector.span("GET /api/v1/items/{item_id}")
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
-    assert (statement.trace_id, statement.parent_span_id) == (request.trace_id, request.span_id)
-    assert "WHERE items.id = $1" in attributes(statement.attributes)["db.query.text"]
+    statements = [span for span in collector.spans() if span.trace_id == request.trace_id and span.name == "SELECT"]
+    assert {statement.parent_span_id for statement in statements} == {request.span_id}
+    item_of, tags_of = (attributes(statement.attributes)["db.query.text"] for statement in statements)
+    assert "WHERE items.id = $1" in item_of
+    assert "tags.item_id" in tags_of
     assert not [span.name for span in collector.spans() if "/health" in span.name]
 
 
