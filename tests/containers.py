@@ -37,8 +37,9 @@ exec setpriv --reuid=65534 --clear-groups postgres -c listen_addresses='*' -c un
 
 REQUEST = """\
 import sys, urllib.error, urllib.request
-_, method, url, body, host = sys.argv
-request = urllib.request.Request(url, body.encode() or None, {"content-type": "application/json", "host": host}, method=method)
+_, method, url, body, host, token = sys.argv
+headers = {"content-type": "application/json", "host": host} | ({"authorization": f"Bearer {token}"} if token else {})
+request = urllib.request.Request(url, body.encode() or None, headers, method=method)
 try:
     answer = urllib.request.urlopen(request, timeout=30)
 except urllib.error.HTTPError as error:
@@ -129,16 +130,19 @@ class Engine:
         """Return what `command` prints in a container that is as locked up as the service."""
         return self("run", "--rm", *LOCKED_UP, *options, IMAGE, *command).stdout.strip()
 
-    def request(self, method: str, path: str, body: str = "", host: str = "localhost") -> tuple[int, str]:
-        command = [*self.in_network, sys.executable, "-c", REQUEST, method, f"http://127.0.0.1:8000{path}", body, host]
+    def request(
+        self, method: str, path: str, body: str = "", host: str = "localhost", token: str = ""
+    ) -> tuple[int, str]:
+        arguments = (method, f"http://127.0.0.1:8000{path}", body, host, token)
+        command = [*self.in_network, sys.executable, "-c", REQUEST, *arguments]
         status, _, text = subprocess.check_output(command, text=True, timeout=TIME_LIMIT).partition(" ")
         return int(status), text
 
 
 @pytest.fixture(scope="session")
 def path(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A service as it stands on a developer's machine: with secrets, and closed to others."""
-    path = Path(cookiecutter(str(template), no_input=True, output_dir=str(tmp_path_factory.mktemp("docker"))))
+    """A service with users, and so with all of another's, as it stands on a developer's machine: with secrets, and closed."""
+    path = bake_into(tmp_path_factory.mktemp("docker"), template, "users")
     for secret in (".env", "app/.env.local"):
         (path / secret).write_text("SECRET=1\n")
     for each in path.rglob("*"):
@@ -147,8 +151,23 @@ def path(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(path: Path) -> Iterator[Engine]:
-    """An engine that has built the service's image, and runs containers in a network without a way out."""
+def guarded(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service whose items are for who has a token of its provider."""
+    path = bake_into(tmp_path_factory.mktemp("docker"), template, "oidc", project_slug="guarded")
+    router = path / "app/items/router.py"
+    text = router.read_text().replace('tags=["items"])', 'tags=["items"], dependencies=[SignedIn])')
+    router.write_text(text.replace("from app.items", "from app.oidc.dependencies import SignedIn\nfrom app.items", 1))
+    return path
+
+
+def bake_into(folder: Path, template: Path, auth: str, **answers: str) -> Path:
+    answers["auth"] = auth
+    return Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder)))
+
+
+@pytest.fixture(scope="session")
+def engine(path: Path, guarded: Path) -> Iterator[Engine]:
+    """An engine that has built the services' images, and runs containers in a network without a way out."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:  # the path of a socket must be short
         subprocess.run(["mount", "-t", "tmpfs", "engine", name], check=True)  # images are many files, and soon gone
         subprocess.run(["ip", "netns", "add", NETWORK], check=True)
@@ -167,7 +186,8 @@ def engine(path: Path) -> Iterator[Engine]:
             with engine.running(*offline):
                 bring_bases(engine, path)
                 started = time.monotonic()
-                engine("build", "--network=host", "--tag", IMAGE, path)
+                for service in (path, guarded):
+                    engine("build", "--network=host", "--tag", service.name, service)
                 print(f"built in {time.monotonic() - started:.1f} s")
             subprocess.run(["ip", "-n", NETWORK, "link", "set", "lo", "up"], check=True)
             with engine.running(network=NETWORK):

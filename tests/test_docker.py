@@ -11,7 +11,14 @@ import pytest
 from conftest import Bake
 from containers import IMAGE, LOCKED_UP, Engine, needs_engine, wait_until
 
-CONFIGURED = ("--env=DATABASE_URL=postgresql://db.example/x?sslmode=require", "--env=ALLOWED_HOSTS=api.example.com")
+CONFIGURED = (
+    "--env=DATABASE_URL=postgresql://db.example/x?sslmode=require",
+    "--env=ALLOWED_HOSTS=api.example.com",
+    "--env=WEB_URL=https://app.example.com/password",
+    "--env=SMTP_URL=smtp://mail.example.com",
+    "--env=MAIL_FROM=service@example.com",
+)
+ME, PASSWORD = "me@example.com", "correct horse battery staple"
 
 UNCOMPILED = """\
 import importlib.util, os, sys
@@ -26,6 +33,27 @@ for folder, folders, files in os.walk("/"):
     for path in (folder, *(os.path.join(folder, f) for f in files)):
         if os.access(path, os.W_OK) and not os.path.islink(path):
             print(path)
+"""
+
+ISSUER = """\
+import json, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+url = "http://127.0.0.1:9000"
+key, forger = (RSAKey.generate_key(2048, {"kid": "1"}) for _ in range(2))
+claims = {"iss": url, "aud": "guarded", "sub": "jane", "exp": int(time.time()) + 600}
+print(*(jwt.encode({"alg": "RS256", "kid": "1", "typ": "at+jwt"}, claims, each) for each in (key, forger)), flush=True)
+documents = {
+    "/.well-known/openid-configuration": {"issuer": url, "jwks_uri": url + "/keys"},
+    "/keys": {"keys": [key.as_dict(private=False)]},
+}
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(documents[self.path]).encode())
+HTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
 """
 
 
@@ -108,6 +136,7 @@ def test_one_command_composes_a_service_that_outlives_its_database(engine: Engin
         assert engine.request("GET", "/health/ready")[0] == 200
         status, item = engine.request("POST", "/api/v1/items", json.dumps({"name": "Lamp", "price": 20}))
         assert status == 201
+        log_in_and_out(engine, path)
         engine("compose", "kill", "db", cwd=path)
         wait_until(lambda: engine.request("GET", "/health/ready")[0] == 503)
         assert engine.request("GET", "/api/v1/items")[0] == 503
@@ -124,3 +153,38 @@ def test_one_command_composes_a_service_that_outlives_its_database(engine: Engin
         engine("compose", "down", "--volumes", cwd=path)
     assert "Traceback" not in logs
     assert not engine("ps", "--quiet", "--all").stdout
+
+
+def log_in_and_out(engine: Engine, path: Path) -> None:
+    """Add an admin, as the README says, in the container, and have her log in, do what is for admins, and log out."""
+    add = f"echo '{PASSWORD}' | python -m app.auth add {ME} --role admin"
+    assert ME in engine("compose", "exec", "-T", "app", "sh", "-c", add, cwd=path).stdout
+    assert engine.request("GET", "/api/v1/users")[0] == 401
+    status, session = engine.request("POST", "/api/v1/auth/sessions", json.dumps({"email": ME, "password": PASSWORD}))
+    assert status == 201, session
+    token = json.loads(session)["token"]
+    assert engine.request("GET", "/api/v1/users", token=token)[0] == 200
+    assert engine.request("DELETE", "/api/v1/auth/sessions/current", token=token)[0] == 204
+    assert engine.request("GET", "/api/v1/users", token=token)[0] == 401
+
+
+@needs_engine
+def test_a_container_takes_the_tokens_of_its_provider_alone(engine: Engine, guarded: Path) -> None:
+    (guarded / ".env").write_text("OIDC_ISSUER=http://127.0.0.1:9000\nOIDC_AUDIENCE=guarded\n")
+    items = "/api/v1/items"
+    try:
+        engine("compose", "up", "--wait", cwd=guarded)
+        app = engine("compose", "ps", "--quiet", "app", cwd=guarded).stdout.strip()
+        assert engine.request("GET", items)[0] == 401
+        provider = engine(
+            "run", "--detach", *LOCKED_UP, f"--network=container:{app}", guarded.name, "python", "-c", ISSUER
+        ).stdout.strip()
+        wait_until(lambda: bool(engine("logs", provider).stdout))
+        token, forged = engine("logs", provider).stdout.split()
+        assert engine.request("GET", items, token=forged)[0] == 401
+        assert engine.request("GET", items, token=token)[0] == 200
+        engine("rm", "--force", provider)
+        assert engine.request("GET", items, token=token)[0] == 200, "with the keys that are known"
+    finally:
+        print(engine("compose", "logs", check=False, cwd=guarded).stdout)
+        engine("compose", "down", "--volumes", cwd=guarded)

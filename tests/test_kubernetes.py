@@ -17,7 +17,11 @@ from conftest import ROOT, Bake, Service
 from containers import IMAGE, LOCKED_UP, NOBODY, Engine, needs_engine, wait_until
 
 SCHEMAS = ROOT.parent / "shared/schemas"  # of CloudNativePG's objects
-SECRETS = {"username": "app", "password": "p@ss w%rd/"}  # what the operator puts into the Secret `db-app`
+SECRETS = {  # what the operator puts into the Secret `db-app`, and the README has one put into `mail`
+    "username": "app",
+    "password": "p@ss w%rd/",
+    "url": "smtps://mail.example.com",
+}
 SHUTDOWN = 10 + 5 + 9  # seconds: requests in flight, the database's connections, telemetry
 RESERVED = 10  # connections of a PostgreSQL that are none of the service's: superusers, replication, the migration
 PGBOUNCER = """\
@@ -201,7 +205,7 @@ def test_the_network_lets_pass_what_the_service_needs(manifests: list[Manifest])
     policy = one(manifests, "NetworkPolicy", "app")["spec"]
     [selected] = policy["podSelector"]["matchExpressions"]
     assert all(pod["metadata"]["labels"][selected["key"]] in selected["values"] for pod in pods(manifests))
-    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {5432, 53}
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {5432, 53, 587, 465}
     [incoming] = policy["ingress"]
     assert incoming["ports"] == [{"port": container(one(manifests, "Deployment"))["ports"][0]["containerPort"]}]
 
@@ -222,11 +226,11 @@ def test_each_url_leads_where_it_should(manifests: list[Manifest]) -> None:
         assert volume["secret"]["secretName"] == f"{cluster}-ca"
         for each in pod["spec"]["containers"]:
             named = {v["valueFrom"]["secretKeyRef"]["name"] for v in each["env"] if "valueFrom" in v}
-            assert named == {f"{cluster}-app"}
+            assert named - {"mail"} == {f"{cluster}-app"}
 
 
 def test_the_settings_take_the_environment_of_the_manifests(
-    service: Service, manifests: list[Manifest], tmp_path: Path
+    users_service: Service, manifests: list[Manifest], tmp_path: Path
 ) -> None:
     (tmp_path / "ca.crt").touch()
     for kind in ("Deployment", "Job"):
@@ -234,13 +238,16 @@ def test_the_settings_take_the_environment_of_the_manifests(
             name: value.replace("/etc/database", str(tmp_path))
             for name, value in variables(one(manifests, kind)).items()
         }
-        fields = service.run(
-            "python", "-c", "from app.settings import *; print(*Settings.model_fields, *MigrationSettings.model_fields)"
+        fields = users_service.run(
+            "python",
+            "-c",
+            "from app.settings import *; from app.auth.settings import AuthSettings\n"
+            "print(*Settings.model_fields, *MigrationSettings.model_fields, *AuthSettings.model_fields)",
         ).stdout
         assert {name.lower() for name in env} - {"pguser", "pgpassword", "forwarded_allow_ips"} <= set(fields.split())
         if kind == "Deployment":
-            service.run("python", "-c", "from app.settings import *; load_settings(Settings)", env=env)
-        service.run("python", "-c", "from app.settings import *; load_settings(MigrationSettings)", env=env)
+            users_service.run("python", "-c", "from app.settings import *; load_settings(Settings)", env=env)
+        users_service.run("python", "-c", "from app.settings import *; load_settings(MigrationSettings)", env=env)
 
 
 @needs_engine
