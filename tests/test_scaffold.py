@@ -1,5 +1,6 @@
 """A service grows by its own commands: a domain, its table, the diagram of the schema, and a console."""
 
+import re
 import shlex
 import subprocess
 
@@ -154,3 +155,23 @@ def test_what_is_no_python_is_one_sentence_and_asks_no_database(service: Service
         assert (code, output) == (1, "")
         [line] = log.strip().split("\n")
         assert line.startswith("app.shell: what was piped in is no Python: ")
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(service: Service) -> None:
+    diagram, tests = service.path / "docs/schema.md", service.path / "tests"
+    diagram.unlink()
+    diagram.mkdir()
+    tests.rename(service.path / "tests_of_mine")
+    versions = {*(service.path / "migrations/versions").iterdir()}
+    service.alembic("upgrade", "head")
+    for command in (
+        ["python", "-m", "migrations.erd"],
+        ["alembic", "revision", "--autogenerate", "-m", "nothing"],
+        ["python", "-m", "scaffold", "orders"],
+    ):
+        refused = service.run(*command, check=False)
+        assert refused.returncode != 0
+        assert "Traceback" not in refused.stderr
+        assert re.search("(schema.md|tests/orders)'$", refused.stderr.strip())
+    assert {*(service.path / "migrations/versions").iterdir()} == versions
+    assert not (service.path / "app/orders").exists()

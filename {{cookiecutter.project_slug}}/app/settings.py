@@ -240,5 +240,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ConfigurationError as error:
+    except (ConfigurationError, OSError) as error:  # the latter where nobody reads the output to its end
         sys.exit(str(error))

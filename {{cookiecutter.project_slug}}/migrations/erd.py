@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import Enum, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
 from app.project import ROOT, ConfigurationError
@@ -31,9 +32,16 @@ def diagram(models: MetaData) -> str:
 
 
 def refresh(models: MetaData) -> None:
-    """Write `FILE` anew, if there is one: a service that wants no diagram deletes it."""
-    if FILE.exists():
-        FILE.write_text(diagram(models), encoding="utf-8", newline="\n")
+    """Write `FILE` anew, if there is one: a service that wants no diagram deletes it.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    try:
+        if FILE.exists():
+            FILE.write_text(diagram(models), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise CommandError(f"the diagram of the schema cannot be written: {error}") from None
 
 
 def _entity(table: Table) -> Iterator[str]:
@@ -84,5 +92,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ConfigurationError as error:
-        sys.exit(str(error))
+    except (CommandError, ConfigurationError, OSError) as error:
+        sys.exit(f"migrations.erd: {error}")

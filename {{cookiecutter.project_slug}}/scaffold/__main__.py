@@ -4,6 +4,7 @@ import argparse
 import ast
 import keyword
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,28 @@ def refuse_model(plural: str, singular: str) -> None:
             raise ScaffoldError(f"{model.__module__} has a {model.__name__} already: {other}")
 
 
+def write(plural: str, singular: str) -> list[Path]:
+    """Write the files of the domain, all or none, and return their folders.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folders = []
+    try:
+        for source, parent in FOLDERS.items():
+            folder = ROOT / parent / plural
+            folder.mkdir()
+            folders.append(folder)
+            for path in source.glob("*.py"):
+                text = renamed(path.read_text(encoding="utf-8"), plural, singular)
+                (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
+    except OSError:
+        for folder in folders:
+            shutil.rmtree(folder)
+        raise
+    return folders
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scaffold", description="Adds a domain: its files in app/ and tests/."
@@ -101,13 +124,7 @@ def main() -> None:
     refuse_folder(plural)
     singular = options.singular or singular_of(plural)
     refuse_model(plural, singular)
-    folders = []
-    for source, parent in FOLDERS.items():
-        folders.append(ROOT / parent / plural)
-        folders[-1].mkdir()
-        for path in source.glob("*.py"):
-            text = renamed(path.read_text(encoding="utf-8"), plural, singular)
-            (folders[-1] / path.name).write_text(text, encoding="utf-8", newline="\n")
+    folders = write(plural, singular)
     for command in (["check", "--fix"], ["format"]):  # the names decide how imports are sorted and lines are broken
         subprocess.run([sys.executable, "-m", "ruff", *command, "--quiet", *folders], cwd=ROOT, check=True)
     print(*(f"{folder.relative_to(ROOT).as_posix()}/ is written" for folder in folders), sep="\n")
@@ -119,5 +136,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ScaffoldError, ConfigurationError) as error:
+    except (ScaffoldError, ConfigurationError, OSError) as error:
         sys.exit(f"scaffold: {error}")
