@@ -80,6 +80,22 @@ def test_swagger_sends_a_request_and_shows_its_answer(service: Service) -> None:
         assert docs.complaints == []
 
 
+def test_swagger_proposes_a_body_that_is_taken(service: Service) -> None:
+    service.alembic("upgrade", "head")
+    with visit(service, "/docs") as docs:
+        operation = docs.page.locator("#operations-items-create_item")
+        answer = send(operation)
+        body = json.loads(operation.locator("textarea").input_value())
+        assert body == {
+            "name": "Lamp",
+            "description": "It shines",
+            "price": "19.90",
+            "status": "draft",
+            "tags": ["bright"],
+        }
+        expect(answer.locator(".response-col_status")).to_have_text("201")
+
+
 def test_redoc_lists_the_operations_and_finds_one(service: Service) -> None:
     with visit(service, "/redoc") as docs:
         expect(docs.page.get_by_role("heading", name="List Items")).to_be_visible()
