@@ -1,5 +1,6 @@
 """Who may do what with users, and what nobody learns."""
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx2 import AsyncClient
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.application import create_app
+from app.db.session import Database
 from app.project import ROOT
 from app.settings import ConfigurationError, Settings, load_settings
-from tests.service_users.conftest import AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, USERS, Caller, Mails
+from tests.service_users.conftest import ADMIN, AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, USERS, Caller, Mails, calling
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 
@@ -76,6 +80,41 @@ async def test_a_change_of_nothing_and_of_nobody(admin: Caller, sql: SQL) -> Non
     assert (same.status_code, same.json()["email"]) == (200, ME)
     for body in ({}, {"role": "admin"}):
         assert (await admin.client.patch(f"{USERS}/{NOBODY}", json=body)).status_code == 404
+
+
+@pytest.mark.parametrize("body", [{"role": "user"}, {"is_active": False}])
+async def test_the_last_admin_stays_one(admin: Caller, sql: SQL, body: dict[str, Any]) -> None:
+    await sql("UPDATE users SET role = 'admin', is_active = false WHERE email = :email", email=ME)  # counts for nothing
+    own = f"{USERS}/{await sql('SELECT id FROM users WHERE email = :email', email=ADMIN)}"
+    refused = await admin.client.patch(own, json=body)
+    assert (refused.status_code, refused.json()["detail"]) == (409, "no other admin would be left")
+    assert (await admin.client.patch(own, json={"role": "admin", "is_active": True})).status_code == 200
+    await sql("UPDATE users SET is_active = true")
+    assert (await admin.client.patch(own, json=body)).status_code == 200
+    assert (await admin.client.get(USERS)).status_code in (401, 403)
+
+
+async def test_of_two_admins_who_disable_each_other_one_stays(
+    app: FastAPI, admin: Caller, session: AsyncSession, database: Database, sql: SQL
+) -> None:
+    await sql("UPDATE users SET role = 'admin'")
+    me, other = [
+        f"{USERS}/{await sql('SELECT id FROM users WHERE email = :email', email=each)}" for each in (ME, ADMIN)
+    ]
+    async with calling(app) as caller:
+        await caller.log_in()
+        await session.execute(text("SELECT FROM users FOR UPDATE"))  # until both have been let in
+        requests = [
+            asyncio.create_task(client.patch(path, json={"is_active": False}))
+            for client, path in [(caller.client, other), (admin.client, me)]
+        ]
+        waits = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with database.read_session() as watching, asyncio.timeout(60):
+            while await watching.scalar(text(f"SELECT count(*) {waits}")) < 2:
+                await watching.execute(text("SELECT pg_sleep(0.01)"))
+        await session.commit()
+        assert sorted([(await request).status_code for request in requests]) == [200, 409]
+    assert await sql("SELECT count(*) FROM users WHERE is_active") == 1
 
 
 async def test_no_secret_is_in_a_log_or_an_answer(

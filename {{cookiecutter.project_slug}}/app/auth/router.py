@@ -167,9 +167,11 @@ async def invite_user(
     return UserRead.model_validate(user)
 
 
-@users.patch("/{user_id}", responses={404: {}})
+@users.patch("/{user_id}", responses={404: {}, 409: {}})
 async def update_user(_: AdminUser, user_id: UUID, data: UserUpdate, session: SessionDep) -> UserRead:
     """Change a user's role, or disable one, who is logged out everywhere."""
+    if await service.is_last_admin(session, user_id, data):
+        raise HTTPException(409, "no other admin would be left")
     user = await service.update_user(session, user_id, data)
     if user is None:
         raise HTTPException(404, "no user has this id")

@@ -121,6 +121,15 @@ async def list_users(session: AsyncSession, *, before: UUID | None, limit: int) 
     return (await session.scalars(query if before is None else query.where(User.id < before))).all()
 
 
+async def is_last_admin(session: AsyncSession, user_id: UUID, data: UserUpdate) -> bool:
+    """Say whether nobody would be left to change users; if not, no other admin goes meanwhile."""
+    fields = data.model_dump()
+    if fields.get("role", UserRole.ADMIN) == UserRole.ADMIN and fields.get("is_active", True):
+        return False
+    admins = select(User.id).where(User.role == UserRole.ADMIN, User.is_active).order_by(User.id)
+    return (await session.scalars(admins.with_for_update(key_share=True))).all() == [user_id]
+
+
 async def update_user(session: AsyncSession, user_id: UUID, data: UserUpdate) -> User | None:
     """Change the fields that `data` has, and return the user; one who is disabled is let in by nothing of before."""
     fields = data.model_dump()
