@@ -94,9 +94,12 @@ async def test_a_schema_that_is_missing_is_said(project: Project) -> None:
     assert project.alembic("current", env=env)
 
 
-@pytest.mark.parametrize("text", ["name = ", 'shema = "ops"', "name = 5", 'name = ""'])
-def test_a_malformed_file_is_refused_in_one_line(project: Project, text: str) -> None:
+@pytest.mark.parametrize("text", ["name = ", 'shema = "ops"', "name = 5", 'name = ""', None])
+def test_a_malformed_file_is_refused_in_one_line(project: Project, text: str | None) -> None:
     project.revision(TABLE)
-    project.write(OWN, text)
+    if text is None:
+        (project.path / OWN).mkdir()
+    else:
+        project.write(OWN, text)
     for arguments in (["current"], ["upgrade", "head", "--sql"]):
         assert "migrations/versions/version_table.toml: " in project.refusal(*arguments)

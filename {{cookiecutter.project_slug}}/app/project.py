@@ -38,14 +38,14 @@ def version_table() -> tuple[str | None, str]:
     """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
 
     Raises:
-        ConfigurationError: the file that says so is malformed.
+        ConfigurationError: the file that says so is malformed, or cannot be read.
     """
     path = ROOT / "migrations/versions/version_table.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not table.keys() <= {"schema", "name"} or not all(isinstance(text, str) and text for text in table.values()):
             raise ValueError("it may have a `name` and a `schema`, each a text")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"migrations/versions/version_table.toml: {error}") from None
     return table.get("schema"), table.get("name", "alembic_version")
 
