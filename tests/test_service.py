@@ -123,9 +123,11 @@ def test_the_whole_loop(service: Service) -> None:
         assert client.get("/api/v1/orders").json() == []
     assert service.sql("SELECT name, price, status FROM items") == "Lamp|19.90|draft"
 
-    service.run("ruff", "check")
-    service.run("ruff", "format", "--check")
-    service.run("mypy")
+    service.run("prek", "install")
+    service.run("git", "add", "--all")
+    me = ("-c", "user.name=Jane Doe", "-c", "user.email=jane@example.com")
+    committed = service.run("git", *me, "commit", "--message", "Add orders")
+    assert re.findall(r"^(.*?)\.+Passed$", committed.stderr, re.MULTILINE) == ["ruff check", "ruff format", "mypy"]
     service.run("pytest")
 
 
