@@ -1,7 +1,6 @@
 """Who calls: what a path function or a router asks for."""
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -9,8 +8,8 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth import service
-from app.auth.models import User, UserRole, UserSession
-from app.db.session import DatabaseDep
+from app.auth.models import UserRole
+from app.auth.service import Caller, OpenSession
 
 COOKIE = "__Host-session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # what is none costs no query
@@ -26,11 +25,10 @@ def unauthenticated(detail: str = "log in first") -> HTTPException:
 
 async def current_session(
     request: Request,
-    database: DatabaseDep,
     header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     cookie: Annotated[str | None, Depends(cookie)],
-) -> UserSession:
-    """Return the session that the request has the token of, with its user.
+) -> OpenSession:
+    """Return the session that the request has the token of, with who calls.
 
     Raises:
         HTTPException: 401, it has none that counts; 403, a page of another origin sends the cookie.
@@ -40,15 +38,9 @@ async def current_session(
         raise unauthenticated()
     if not header and request.method not in SAFE and is_of_another_page(request):
         raise HTTPException(403, "a page of another origin may not use the cookie")
-    # Of the primary: a replica that lags would not know of a log-in, or of a log-out.
-    reads = database.session if database.settings.database_replica_url else database.read_session
-    async with reads() as session:
-        found = await service.find_session(session, token)
+    found = await service.find_session(request.state.database, token)
     if found is None:
         raise unauthenticated()
-    if datetime.now(UTC) - found.last_used_at > service.NOTED:
-        async with database.session() as session:
-            await service.note_use(session, found.id)
     return found
 
 
@@ -59,22 +51,22 @@ def is_of_another_page(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
-CurrentSession = Annotated[UserSession, Depends(current_session)]
+CurrentSession = Annotated[OpenSession, Depends(current_session)]
+SignedIn = Depends(current_session)
 
 
-async def current_user(session: CurrentSession) -> User:
+async def current_user(session: CurrentSession) -> Caller:
     """Return who calls."""
     return session.user
 
 
-CurrentUser = Annotated[User, Depends(current_user)]
-SignedIn = Depends(current_user)
+CurrentUser = Annotated[Caller, Depends(current_user)]
 
 
 def require(*roles: UserRole) -> Any:
     """Return a dependency that lets in users with one of the roles, and answers others 403."""
 
-    async def current_user_with_role(user: CurrentUser) -> User:
+    async def current_user_with_role(user: CurrentUser) -> Caller:
         if user.role not in roles:
             raise HTTPException(403, f"only for the role {' or '.join(roles)}")
         return user
@@ -82,4 +74,4 @@ def require(*roles: UserRole) -> Any:
     return Depends(current_user_with_role)
 
 
-AdminUser = Annotated[User, require(UserRole.ADMIN)]
+AdminUser = Annotated[Caller, require(UserRole.ADMIN)]

@@ -42,8 +42,7 @@ async def log_in(
         (throttles.LOG_INS_OF_NETWORK, network),
         (throttles.LOG_INS_OF_ACCOUNT, data.email),
     )
-    async with database.session() as reading:
-        account = await service.find_account(reading, User.email == data.email)
+    account = await service.find_account(database, User.email == data.email)
     # No connection is held meanwhile.
     verdict = await passwords.verify(account and account.password_hash, data.password.get_secret_value())
     agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))[:200] or None
@@ -67,14 +66,14 @@ def read_session(session: UserSession) -> dict[str, Any]:
 @auth.get("/sessions", responses={401: {}})
 async def list_sessions(current: CurrentSession, session: SessionDep) -> list[SessionListed]:
     """List where I am logged in."""
-    rows = await service.list_sessions(session, current.user_id)
+    rows = await service.list_sessions(session, current.user.id)
     return [SessionListed(**read_session(row), current=row.id == current.id) for row in rows]
 
 
 @auth.delete("/sessions/current", status_code=204, responses={401: {}, 403: {}})
 async def log_out(current: CurrentSession, session: SessionDep, response: Response) -> None:
     """Log out."""
-    await service.end_session(session, current.user_id, current.id)
+    await service.end_session(session, current.user.id, current.id)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
@@ -88,10 +87,10 @@ async def end_session(session_id: UUID, user: CurrentUser, session: SessionDep) 
 @auth.delete("/sessions", status_code=204, responses={401: {}, 403: {}})
 async def end_other_sessions(current: CurrentSession, session: SessionDep) -> None:
     """Log out everywhere else."""
-    await service.end_sessions(session, current.user_id, but=current.id)
+    await service.end_sessions(session, current.user.id, but=current.id)
 
 
-@auth.get("/me", responses={401: {}})
+@auth.get("/me", responses={401: {}, 503: {}})
 async def read_me(user: CurrentUser) -> UserRead:
     """Read who I am."""
     return UserRead.model_validate(user)
@@ -111,15 +110,15 @@ async def request_password_link(
 async def set_password(data: PasswordSet, database: DatabaseDep, session: SessionDep, request: Request) -> None:
     """Set the password by a link, and log out everywhere."""
     await throttles.spend(database, (throttles.SETTINGS_OF_NETWORK, throttles.network(request)))
-    async with database.session() as reading:
-        user = await service.find_user_of_link(reading, data.token)
+    found = await service.find_user_of_link(database, data.token)
     gone = HTTPException(400, "this link is used up, too old, or replaced by another")
-    if user is None:
+    if found is None:
         raise gone
-    new_hash = await passwords.hash_new(data.password.get_secret_value(), user.email)
-    if not await service.use_link(session, user.id, data.token):
+    user_id, email = found
+    new_hash = await passwords.hash_new(data.password.get_secret_value(), email)
+    if not await service.use_link(session, user_id, data.token):
         raise gone
-    await service.set_password(session, user.id, new_hash)
+    await service.set_password(session, user_id, new_hash)
 
 
 @auth.put("/password", status_code=204, responses={401: {}, 403: {}, 429: {}, 503: {}})
@@ -127,9 +126,8 @@ async def change_password(
     data: PasswordChange, current: CurrentSession, database: DatabaseDep, session: SessionDep
 ) -> None:
     """Change my password, and log out everywhere else."""
-    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(current.user_id)))
-    async with database.session() as reading:
-        account = await service.find_account(reading, User.id == current.user_id)
+    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(current.user.id)))
+    account = await service.find_account(database, User.id == current.user.id)
     verdict = await passwords.verify(account and account.password_hash, data.current_password.get_secret_value())
     wrong = HTTPException(403, "the current password is wrong")
     if not (account and verdict.is_right):

@@ -5,6 +5,7 @@ Whatever changes what lets a user in locks the user first, so that none of it ra
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple
@@ -13,21 +14,33 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import contains_eager
 
 from app.auth.models import PasswordLink, User, UserRole, UserSession
 from app.auth.schemas import UserUpdate
+from app.db.session import Database
 
 LIFETIME, IDLE, LINK_LIFETIME = timedelta(days=30), timedelta(days=7), timedelta(hours=1)
 NOTED = timedelta(hours=1)  # `last_used_at` is no more exact than this
 
-IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
-BY_TOKEN = (
-    select(UserSession)
-    .join(UserSession.user)
-    .options(contains_eager(UserSession.user))
-    .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
-)
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A user who calls, as the database has them; what else you want to know of them is another field."""
+
+    id: UUID
+    email: str
+    role: UserRole
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session that is not over, with whose it is."""
+
+    id: UUID
+    user: Caller
 
 
 class Account(NamedTuple):
@@ -39,27 +52,37 @@ class Account(NamedTuple):
     password_set_at: datetime | None
 
 
+IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
+IS_UNNOTED = UserSession.last_used_at < func.now() - NOTED
+BY_TOKEN = (
+    select(UserSession.id, IS_UNNOTED, *(getattr(User, field.name) for field in fields(Caller)))
+    .join(User)
+    .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
+)
+
+
 def digest(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def find_account(session: AsyncSession, *criteria: ColumnElement[bool]) -> Account | None:
-    columns = select(User.id, User.is_active, User.password_hash, User.password_set_at)
-    row = (await session.execute(columns.where(*criteria))).one_or_none()
-    return None if row is None else Account(*row)
-
-
-async def find_session(session: AsyncSession, token: str) -> UserSession | None:
-    """Return the session of a token, with its user, unless it is over or the user may not use it."""
-    found: UserSession | None = await session.scalar(BY_TOKEN, {"token_hash": digest(token)})
-    return found
-
-
-async def note_use(session: AsyncSession, session_id: UUID) -> None:
-    unnoted = UserSession.last_used_at < func.now() - NOTED
-    await session.execute(
-        update(UserSession).where(UserSession.id == session_id, unnoted).values(last_used_at=func.now())
+async def find_account(database: Database, criterion: ColumnElement[bool]) -> Account | None:
+    row = await database.find(
+        select(User.id, User.is_active, User.password_hash, User.password_set_at).where(criterion)
     )
+    return Account(*row) if row else None
+
+
+async def find_session(database: Database, token: str) -> OpenSession | None:
+    """Return the session of a token, unless it is over or the user may not use it."""
+    row = await database.find(BY_TOKEN, {"token_hash": digest(token)})
+    if row is None:
+        return None
+    session_id, is_unnoted, *user = row
+    if is_unnoted:
+        async with database.session() as session:
+            used = update(UserSession).where(UserSession.id == session_id, IS_UNNOTED)
+            await session.execute(used.values(last_used_at=func.now()))
+    return OpenSession(session_id, Caller(*user))
 
 
 async def start_session(
@@ -147,10 +170,10 @@ async def make_link(session: AsyncSession, email: str) -> str | None:
     return token
 
 
-async def find_user_of_link(session: AsyncSession, token: str) -> User | None:
+async def find_user_of_link(database: Database, token: str) -> tuple[UUID, str] | None:
+    """Return the id and the address of the user whose link this is; None: it is none's."""
     link = (PasswordLink.token_hash == digest(token), PasswordLink.expires_at > func.now())
-    found: User | None = await session.scalar(select(User).join(PasswordLink).where(*link))
-    return found
+    return await database.find(select(User.id, User.email).join(PasswordLink).where(*link))
 
 
 async def use_link(session: AsyncSession, user_id: UUID, token: str) -> bool:

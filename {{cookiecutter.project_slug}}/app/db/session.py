@@ -4,11 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVarTuple
 
 from fastapi import Depends
+from sqlalchemy import Row
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.selectable import TypedReturnsRows
+from sqlalchemy.util.concurrency import greenlet_spawn
 from starlette.requests import HTTPConnection
 
 from app.db.engine import DatabaseUnavailable
@@ -21,6 +24,8 @@ OTHER_LOOP = (
     "another event loop has used the database, and has not closed it: starlette's TestClient has a loop of its own, "
     "so a test of what asks the database is `async def`, and awaits the fixture `client`"
 )
+
+Columns = TypeVarTuple("Columns")
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +180,29 @@ class Database:
         """Yield a session in which each statement sees what is committed by then, and none may write."""
         async with self.sessions() as sessions:
             yield sessions.read()
+
+    async def find(
+        self, statement: TypedReturnsRows[*Columns], parameters: dict[str, Any] | None = None
+    ) -> Row[*Columns] | None:
+        """Return the row that a SELECT finds on the primary, or None, for less than a session would cost.
+
+        Raises:
+            MultipleResultsFound: there are more.
+        """
+        self.use()
+        has_replica = self.settings.database_replica_url is not None
+        engine, options = (self.engine, self.write_options) if has_replica else (self.read_engine, self.read_options)
+
+        def execute() -> Row[*Columns] | None:
+            with engine.sync_engine.connect() as connection:
+                return connection.execute(statement, parameters).one_or_none()
+
+        turns: Turns = options["turns"]
+        await turns.take()
+        try:
+            return await greenlet_spawn(execute)
+        finally:
+            turns.release()
 
 
 async def get_database(connection: HTTPConnection) -> Database:
