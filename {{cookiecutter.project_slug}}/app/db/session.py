@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVarTuple
 
 from fastapi import Depends
-from sqlalchemy import Row
+from sqlalchemy import Engine, Row
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -192,17 +192,19 @@ class Database:
         self.use()
         has_replica = self.settings.database_replica_url is not None
         engine, options = (self.engine, self.write_options) if has_replica else (self.read_engine, self.read_options)
-
-        def execute() -> Row[*Columns] | None:
-            with engine.sync_engine.connect() as connection:
-                return connection.execute(statement, parameters).one_or_none()
-
         turns: Turns = options["turns"]
         await turns.take()
         try:
-            return await greenlet_spawn(execute)
+            return await greenlet_spawn(find, engine.sync_engine, statement, parameters)
         finally:
             turns.release()
+
+
+def find(
+    engine: Engine, statement: TypedReturnsRows[*Columns], parameters: dict[str, Any] | None
+) -> Row[*Columns] | None:
+    with engine.connect() as connection:
+        return connection.execute(statement, parameters).one_or_none()
 
 
 async def get_database(connection: HTTPConnection) -> Database:
