@@ -9,7 +9,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 
 from app.auth import service
 from app.auth.models import UserRole
-from app.auth.service import Caller, OpenSession
+from app.auth.service import Caller
 
 COOKIE = "__Host-session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # what is none costs no query
@@ -23,25 +23,23 @@ def unauthenticated(detail: str = "log in first") -> HTTPException:
     return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-async def current_session(
+async def current_user(
     request: Request,
     header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     cookie: Annotated[str | None, Depends(cookie)],
-) -> OpenSession:
-    """Return the session that the request has the token of, with who calls.
+) -> Caller:
+    """Return who calls, by the token of a session.
 
     Raises:
-        HTTPException: 401, it has none that counts; 403, a page of another origin sends the cookie.
+        HTTPException: 401, the request has none that counts; 403, a page of another origin sends the cookie.
     """
     token = header.credentials if header else cookie
-    if not (token and TOKEN.fullmatch(token)):
-        raise unauthenticated()
-    if not header and request.method not in SAFE and is_of_another_page(request):
-        raise HTTPException(403, "a page of another origin may not use the cookie")
-    found = await service.find_session(request.state.database, token)
-    if found is None:
-        raise unauthenticated()
-    return found
+    if token and TOKEN.fullmatch(token):
+        if not header and request.method not in SAFE and is_of_another_page(request):
+            raise HTTPException(403, "a page of another origin may not use the cookie")
+        if caller := await service.find_caller(request.state.database, token):
+            return caller
+    raise unauthenticated()
 
 
 def is_of_another_page(request: Request) -> bool:
@@ -51,16 +49,8 @@ def is_of_another_page(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
-CurrentSession = Annotated[OpenSession, Depends(current_session)]
-SignedIn = Depends(current_session)
-
-
-async def current_user(session: CurrentSession) -> Caller:
-    """Return who calls."""
-    return session.user
-
-
 CurrentUser = Annotated[Caller, Depends(current_user)]
+SignedIn = Depends(current_user)
 
 
 def require(*roles: UserRole) -> Any:

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, Response
 
 from app.auth import links, passwords, service, throttles
-from app.auth.dependencies import COOKIE, AdminUser, CurrentSession, CurrentUser, unauthenticated
+from app.auth.dependencies import COOKIE, AdminUser, CurrentUser, unauthenticated
 from app.auth.models import User, UserSession
 from app.auth.schemas import (
     LinkCreate,
@@ -64,16 +64,16 @@ def read_session(session: UserSession) -> dict[str, Any]:
 
 
 @auth.get("/sessions", responses={401: {}})
-async def list_sessions(current: CurrentSession, session: SessionDep) -> list[SessionListed]:
+async def list_sessions(user: CurrentUser, session: SessionDep) -> list[SessionListed]:
     """List where I am logged in."""
-    rows = await service.list_sessions(session, current.user.id)
-    return [SessionListed(**read_session(row), current=row.id == current.id) for row in rows]
+    rows = await service.list_sessions(session, user.id)
+    return [SessionListed(**read_session(row), current=row.id == user.session_id) for row in rows]
 
 
 @auth.delete("/sessions/current", status_code=204, responses={401: {}, 403: {}})
-async def log_out(current: CurrentSession, session: SessionDep, response: Response) -> None:
+async def log_out(user: CurrentUser, session: SessionDep, response: Response) -> None:
     """Log out."""
-    await service.end_session(session, current.user.id, current.id)
+    await service.end_session(session, user.id, user.session_id)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
@@ -85,9 +85,9 @@ async def end_session(session_id: UUID, user: CurrentUser, session: SessionDep) 
 
 
 @auth.delete("/sessions", status_code=204, responses={401: {}, 403: {}})
-async def end_other_sessions(current: CurrentSession, session: SessionDep) -> None:
+async def end_other_sessions(user: CurrentUser, session: SessionDep) -> None:
     """Log out everywhere else."""
-    await service.end_sessions(session, current.user.id, but=current.id)
+    await service.end_sessions(session, user.id, but=user.session_id)
 
 
 @auth.get("/me", responses={401: {}, 503: {}})
@@ -110,32 +110,29 @@ async def request_password_link(
 async def set_password(data: PasswordSet, database: DatabaseDep, session: SessionDep, request: Request) -> None:
     """Set the password by a link, and log out everywhere."""
     await throttles.spend(database, (throttles.SETTINGS_OF_NETWORK, throttles.network(request)))
-    found = await service.find_user_of_link(database, data.token)
+    user = await service.find_user_of_link(database, data.token)
     gone = HTTPException(400, "this link is used up, too old, or replaced by another")
-    if found is None:
+    if user is None:
         raise gone
-    user_id, email = found
-    new_hash = await passwords.hash_new(data.password.get_secret_value(), email)
-    if not await service.use_link(session, user_id, data.token):
+    new_hash = await passwords.hash_new(data.password.get_secret_value(), user.email)
+    if not await service.use_link(session, user.id, data.token):
         raise gone
-    await service.set_password(session, user_id, new_hash)
+    await service.set_password(session, user.id, new_hash)
 
 
 @auth.put("/password", status_code=204, responses={401: {}, 403: {}, 429: {}, 503: {}})
-async def change_password(
-    data: PasswordChange, current: CurrentSession, database: DatabaseDep, session: SessionDep
-) -> None:
+async def change_password(data: PasswordChange, user: CurrentUser, database: DatabaseDep, session: SessionDep) -> None:
     """Change my password, and log out everywhere else."""
-    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(current.user.id)))
-    account = await service.find_account(database, User.id == current.user.id)
+    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(user.id)))
+    account = await service.find_account(database, User.id == user.id)
     verdict = await passwords.verify(account and account.password_hash, data.current_password.get_secret_value())
     wrong = HTTPException(403, "the current password is wrong")
     if not (account and verdict.is_right):
         raise wrong
-    new_hash = await passwords.hash_new(data.password.get_secret_value(), current.user.email)
+    new_hash = await passwords.hash_new(data.password.get_secret_value(), user.email)
     if not await service.lock_account(session, account):
         raise wrong
-    await service.set_password(session, account.id, new_hash, but=current.id)
+    await service.set_password(session, account.id, new_hash, but=user.session_id)
 
 
 @users.get("")

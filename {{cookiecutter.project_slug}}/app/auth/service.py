@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,22 +25,15 @@ NOTED = timedelta(hours=1)  # `last_used_at` is no more exact than this
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user who calls, as the database has them; what else you want to know of them is another field."""
+    """The user who calls, as the database has them now; whatever else of a user routes want is another field here."""
 
+    session_id: UUID
     id: UUID
     email: str
     role: UserRole
     is_active: bool
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A session that is not over, with whose it is."""
-
-    id: UUID
-    user: Caller
 
 
 class Account(NamedTuple):
@@ -54,8 +47,9 @@ class Account(NamedTuple):
 
 IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
 IS_UNNOTED = UserSession.last_used_at < func.now() - NOTED
+CALLER = [getattr(User, field.name) for field in fields(Caller)[1:]]
 BY_TOKEN = (
-    select(UserSession.id, IS_UNNOTED, *(getattr(User, field.name) for field in fields(Caller)))
+    select(IS_UNNOTED, UserSession.id, *CALLER)
     .join(User)
     .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
 )
@@ -66,23 +60,23 @@ def digest(token: str) -> bytes:
 
 
 async def find_account(database: Database, criterion: ColumnElement[bool]) -> Account | None:
-    row = await database.find(
-        select(User.id, User.is_active, User.password_hash, User.password_set_at).where(criterion)
-    )
+    columns = select(User.id, User.is_active, User.password_hash, User.password_set_at)
+    row = await database.find(columns.where(criterion))
     return Account(*row) if row else None
 
 
-async def find_session(database: Database, token: str) -> OpenSession | None:
-    """Return the session of a token, unless it is over or the user may not use it."""
+async def find_caller(database: Database, token: str) -> Caller | None:
+    """Return the user whose session has this token, and note its use; None: it is over, or the user may not use it."""
     row = await database.find(BY_TOKEN, {"token_hash": digest(token)})
     if row is None:
         return None
-    session_id, is_unnoted, *user = row
+    is_unnoted, *found = row
+    caller = Caller(*found)
     if is_unnoted:
+        used = update(UserSession).where(UserSession.id == caller.session_id, IS_UNNOTED)
         async with database.session() as session:
-            used = update(UserSession).where(UserSession.id == session_id, IS_UNNOTED)
             await session.execute(used.values(last_used_at=func.now()))
-    return OpenSession(session_id, Caller(*user))
+    return caller
 
 
 async def start_session(
@@ -170,21 +164,20 @@ async def make_link(session: AsyncSession, email: str) -> str | None:
     return token
 
 
-async def find_user_of_link(database: Database, token: str) -> tuple[UUID, str] | None:
-    """Return the id and the address of the user whose link this is; None: it is none's."""
-    link = (PasswordLink.token_hash == digest(token), PasswordLink.expires_at > func.now())
-    return await database.find(select(User.id, User.email).join(PasswordLink).where(*link))
+async def find_user_of_link(database: Database, token: str) -> Row[UUID, str] | None:
+    """Return the `id` and `email` of whose link has this token; None: it is of no use."""
+    return await database.find(select(User.id, User.email).join(PasswordLink).where(*link_of(token)))
+
+
+def link_of(token: str) -> tuple[ColumnElement[bool], ...]:
+    return PasswordLink.token_hash == digest(token), PasswordLink.expires_at > func.now()
 
 
 async def use_link(session: AsyncSession, user_id: UUID, token: str) -> bool:
-    """Return whether the link was still good; now it is not."""
+    """Return whether the user's link was still good; now it is not."""
     await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
-    link = (
-        PasswordLink.user_id == user_id,
-        PasswordLink.token_hash == digest(token),
-        PasswordLink.expires_at > func.now(),
-    )
-    return await session.scalar(delete(PasswordLink).where(*link).returning(PasswordLink.user_id)) is not None
+    used = delete(PasswordLink).where(*link_of(token)).returning(PasswordLink.user_id)
+    return await session.scalar(used) == user_id
 
 
 async def set_password(session: AsyncSession, user_id: UUID, password_hash: str, *, but: UUID | None = None) -> None:
