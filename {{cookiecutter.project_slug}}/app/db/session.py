@@ -129,6 +129,14 @@ class Database:
             "turns": Turns(settings),
             **options,
         }
+        # Where find() does: on the primary, and without a transaction, unless a pooler wants one.
+        self.primary, self.primary_options = self.read_engine, self.read_options
+        if settings.database_replica_url:
+            level = "READ COMMITTED" if settings.database_pooler else "AUTOCOMMIT"
+            self.primary, self.primary_options = (
+                self.engine.execution_options(isolation_level=level),
+                self.write_options,
+            )
         # Requests that wait for a row may have all connections of a pool, and the service is well.
         alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
         self.probes = [create_pool(alone)]
@@ -189,10 +197,8 @@ class Database:
             MultipleResultsFound: there are more.
         """
         self.use()
-        has_replica = self.settings.database_replica_url is not None
-        engine, options = (self.engine, self.write_options) if has_replica else (self.read_engine, self.read_options)
-        async with options["turns"]:
-            return await greenlet_spawn(_find, engine.sync_engine, statement, parameters)
+        async with self.primary_options["turns"]:
+            return await greenlet_spawn(_find, self.primary.sync_engine, statement, parameters)
 
 
 def _find(engine: Engine, statement: Select[*Columns], parameters: dict[str, Any] | None) -> Row[*Columns] | None:
