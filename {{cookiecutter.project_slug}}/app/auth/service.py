@@ -40,7 +40,6 @@ class Account(NamedTuple):
     """What a log-in is checked against."""
 
     id: UUID
-    is_active: bool
     password_hash: str | None
     password_set_at: datetime | None
 
@@ -60,7 +59,7 @@ def digest(token: str) -> bytes:
 
 
 async def find_account(database: Database, criterion: ColumnElement[bool]) -> Account | None:
-    columns = select(User.id, User.is_active, User.password_hash, User.password_set_at)
+    columns = select(User.id, User.password_hash, User.password_set_at)
     row = await database.find(columns.where(criterion))
     return Account(*row) if row else None
 
@@ -82,7 +81,7 @@ async def find_caller(database: Database, token: str) -> Caller | None:
 async def start_session(
     session: AsyncSession, account: Account, user_agent: str | None, new_hash: str | None = None
 ) -> tuple[UserSession, str] | None:
-    """Start a session, and return it with its token; None: the account has changed since its password was verified."""
+    """Start a session, and return it with its token; None: the user is disabled, or has a new password since it was verified."""
     if not await lock_account(session, account):
         return None
     if new_hash:

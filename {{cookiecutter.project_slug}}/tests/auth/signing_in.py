@@ -15,7 +15,7 @@ async def sign_in(
     user = User(email=email, role=role, password_set_at=datetime.now(UTC))
     session.add(user)
     await session.flush()
-    account = service.Account(user.id, True, None, user.password_set_at)
+    account = service.Account(user.id, None, user.password_set_at)
     started = await service.start_session(session, account, "tests")
     assert started
     await session.commit()
