@@ -133,10 +133,8 @@ class Database:
         self.primary, self.primary_options = self.read_engine, self.read_options
         if settings.database_replica_url:
             level = "READ COMMITTED" if settings.database_pooler else "AUTOCOMMIT"
-            self.primary, self.primary_options = (
-                self.engine.execution_options(isolation_level=level),
-                self.write_options,
-            )
+            self.primary = self.engine.execution_options(isolation_level=level)
+            self.primary_options = self.write_options
         # Requests that wait for a row may have all connections of a pool, and the service is well.
         alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
         self.probes = [create_pool(alone)]
