@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, bindparam, delete, func, or_, select, update
@@ -46,9 +46,9 @@ class Account(NamedTuple):
 
 IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
 IS_UNNOTED = UserSession.last_used_at < func.now() - NOTED
-CALLER = [getattr(User, field.name) for field in fields(Caller)[1:]]
+OF_CALLER: list[Any] = [UserSession.id, *(getattr(User, field.name) for field in fields(Caller)[1:])]
 BY_TOKEN = (
-    select(IS_UNNOTED, UserSession.id, *CALLER)
+    select(*OF_CALLER, IS_UNNOTED)
     .join(User)
     .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
 )
@@ -69,7 +69,7 @@ async def find_caller(database: Database, token: str) -> Caller | None:
     row = await database.find(BY_TOKEN, {"token_hash": digest(token)})
     if row is None:
         return None
-    is_unnoted, *found = row
+    *found, is_unnoted = row
     caller = Caller(*found)
     if is_unnoted:
         used = update(UserSession).where(UserSession.id == caller.session_id, IS_UNNOTED)
