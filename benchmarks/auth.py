@@ -1,7 +1,7 @@
-"""Prints what the users of a baked service cost: microseconds of CPU, log-ins a second, and what others wait meanwhile.
+"""Prints what the answers to `auth` cost: microseconds of CPU, log-ins a second, and what others wait meanwhile.
 
-Run it by `uv run python benchmarks/auth.py`, on Linux; it takes a minute. The guarded and the open route take turns, so that both
-meet the same noise. The limits are lifted, but still counted.
+Run it by `uv run python benchmarks/auth.py`, on Linux; it takes two minutes. The guarded and the open route take turns, so that
+both meet the same noise. The limits are lifted, but still counted; the keys of the provider are known.
 """
 
 import http.client
@@ -20,14 +20,9 @@ from statistics import median, quantiles
 TEMPLATE = Path(__file__).resolve().parent.parent
 ROUNDS, REQUESTS, FEW, CLIENTS, SECONDS = 25, 200, 4, 16, 10
 ME, PASSWORD = "me@example.com", "correct horse battery staple"
-PROBE = """
-from app.auth import throttles
-from app.auth.dependencies import SignedIn
+ROUTES = """
+from app.{}.dependencies import SignedIn
 from app.main import app
-
-for name, value in list(vars(throttles).items()):
-    if isinstance(value, throttles.Limit):
-        setattr(throttles, name, value._replace(burst=1_000_000, seconds=1))
 
 @app.get("/open")
 async def open_() -> None: ...
@@ -35,6 +30,37 @@ async def open_() -> None: ...
 @app.get("/guarded", dependencies=[SignedIn])
 async def guarded() -> None: ...
 """
+LIMITS = """
+from app.auth import throttles
+
+for name, value in list(vars(throttles).items()):
+    if isinstance(value, throttles.Limit):
+        setattr(throttles, name, value._replace(burst=1_000_000, seconds=1))
+"""
+TOKENS = """
+import time
+from joserfc import jwt
+from joserfc.jwk import ECKey, RSAKey
+from app.oidc.settings import OIDCSettings
+from app.oidc.tokens import import_keys
+
+keys = {"RS256": RSAKey.generate_key(2048), "ES256": ECKey.generate_key("P-256")}
+settings = app.state.settings.of(OIDCSettings)
+settings.provider.keys = import_keys([key.as_dict(private=False) for key in keys.values()])
+settings.provider.fetched = time.monotonic()
+
+@app.get("/tokens/{algorithm}")
+async def sign(algorithm: str) -> str:
+    claims = {"iss": settings.oidc_issuer, "aud": settings.oidc_audience, "sub": "me", "exp": int(time.time()) + 3600}
+    return jwt.encode({"alg": algorithm}, claims, keys[algorithm])
+"""
+PROBES = {"users": ROUTES.format("auth") + LIMITS, "oidc": ROUTES.format("oidc") + TOKENS}
+ENV = {
+    "DOCS": "false",
+    "LOG_LEVEL": "WARNING",
+    "OIDC_ISSUER": "https://login.example.com",
+    "OIDC_AUDIENCE": "benchmark",
+}
 
 
 class Server:
@@ -71,17 +97,19 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(answer: str) -> Iterator[Server]:
+    """Bake a service with an answer to `auth`, and serve it."""
     with tempfile.TemporaryDirectory() as folder:
-        bake = ["cookiecutter", "--no-input", "--output-dir", folder, str(TEMPLATE), "auth=users"]
+        bake = ["cookiecutter", "--no-input", "--output-dir", folder, str(TEMPLATE), f"auth={answer}"]
         subprocess.run(bake, check=True, stdout=subprocess.DEVNULL)
-        service = Path(folder) / "my-service"
-        (service / "probe.py").write_text(PROBE)
+        service, env = Path(folder) / "my-service", os.environ | ENV
+        (service / "probe.py").write_text(PROBES[answer])
         run = ["uv", "run", "--quiet"]
-        subprocess.run([*run, "alembic", "upgrade", "head"], cwd=service, check=True, capture_output=True)
-        add = [*run, "python", "-m", "app.auth", "add", ME]
-        subprocess.run(add, cwd=service, check=True, input=f"{PASSWORD}\n".encode(), stdout=subprocess.DEVNULL)
-        server = Server(service, os.environ | {"DOCS": "false", "LOG_LEVEL": "WARNING"})
+        subprocess.run([*run, "alembic", "upgrade", "head"], cwd=service, env=env, check=True, capture_output=True)
+        if answer == "users":
+            add = [*run, "python", "-m", "app.auth", "add", ME]
+            subprocess.run(add, cwd=service, check=True, input=f"{PASSWORD}\n".encode(), stdout=subprocess.DEVNULL)
+        server = Server(service, env)
         try:
             yield server
         finally:
@@ -123,6 +151,13 @@ def price(server: Server, token: str) -> Iterator[tuple[float, float]]:
         yield costs[0], costs[1]
 
 
+def print_price(server: Server, token: str, what: str) -> None:
+    list(price(server, token))  # to warm up
+    pairs = list(price(server, token))
+    more = median(guarded - without for without, guarded in pairs)
+    print(f"{more:6.0f} us of CPU more for a request with {what} ({median(p[0] for p in pairs):.0f} us without)")
+
+
 def under_load(server: Server, token: str) -> tuple[float, dict[str, list[float]]]:
     """Return the log-ins a second of many clients, and the milliseconds of other requests meanwhile."""
     counts = [0] * CLIENTS
@@ -150,15 +185,17 @@ def under_load(server: Server, token: str) -> tuple[float, dict[str, list[float]
 
 
 def main() -> None:
-    with serving() as server:
-        connection = server.connect()
-        _, token = log_in(connection, ME, PASSWORD)
-        list(price(server, token))  # to warm up
-        pairs = list(price(server, token))
-        more = median(guarded - without for without, guarded in pairs)
-        print(f"{more:6.0f} us of CPU more for a request with a token ({median(p[0] for p in pairs):.0f} us without)")
+    with serving("oidc") as server:
+        for algorithm in ("RS256", "ES256"):
+            connection = server.connect()
+            connection.request("GET", f"/tokens/{algorithm}")
+            print_price(server, json.load(connection.getresponse()), f"a provider's token, of {algorithm}")
 
-        connection = server.connect()  # the one before has idled for too long
+    with serving("users") as server:
+        _, token = log_in(server.connect(), ME, PASSWORD)
+        print_price(server, token, "the token of a log-in")
+
+        connection = server.connect()
         times: dict[str, list[float]] = {ME: [], "nobody@example.com": []}
         for _ in range(100):
             for email, found in times.items():

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from app.project import ROOT
 from app.settings import Settings
 
 TIME_LIMIT = 600  # seconds, for what must come at all
+
+# A shell that runs the tests in the background has SIGINT ignored, and so would have what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What many revisions do, and who holds the lock of the migrations.
 TABLE = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'

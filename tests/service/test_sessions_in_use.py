@@ -10,8 +10,8 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import String, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
+from sqlalchemy import String, bindparam, func, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.types import Message
@@ -533,3 +533,31 @@ async def test_a_block_has_a_session_as_a_request_has(app: FastAPI) -> None:
         await session.scalar(select(Word.word))
     async with database.read_session() as session:
         assert (await session.scalars(select(Word.word))).all() == ["kept"]
+
+
+@pytest.mark.parametrize("has_replica", [False, True])
+async def test_a_row_is_found_in_turn_and_nobody_who_leaves_takes_a_connection_along(
+    app: FastAPI, has_replica: bool
+) -> None:
+    url = app.state.settings.database_url
+    settings = app.state.settings.model_copy(update={"database_replica_url": url if has_replica else None})
+    other = create_app(settings)
+    async with other.router.lifespan_context(other):
+        database = other.state.database
+        waiting = [asyncio.create_task(database.find(select(func.pg_sleep(30)))) for _ in range(2 * SIZE)]
+        await asyncio.sleep(0.2)
+        late = asyncio.create_task(database.find(select(Word).where(Word.word == "none")))
+        await asyncio.sleep(0.2)
+        assert not late.done()
+        for task in waiting:
+            task.cancel()
+        assert await late is None
+        assert await database.find(select(bindparam("word")), {"word": "some"}) == ("some",)
+        with pytest.raises(MultipleResultsFound):
+            await database.find(select(func.generate_series(1, 2)))
+        with suppress(RuntimeError):
+            async with database.session() as session:
+                await session.execute(INSERT, {"word": "undone"})
+                raise RuntimeError
+        assert await database.find(select(Word)) is None
+        await assert_whole(other)

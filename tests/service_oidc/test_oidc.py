@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,6 +26,7 @@ from app.oidc import provider as provider_module
 from app.oidc.dependencies import CurrentUser, SignedIn, require_role, require_scope
 from app.oidc.provider import Provider
 from app.oidc.settings import OIDCSettings
+from app.oidc.tokens import Key, Token
 from app.project import ConfigurationError
 
 AUDIENCE = "my-service"
@@ -50,6 +51,10 @@ async def written() -> None: ...
 
 @router.get("/administered", dependencies=[require_role("admin")])
 async def administered() -> None: ...
+
+
+@router.delete("/thing", dependencies=[require_role("admin"), require_scope("b")])
+async def delete(user: CurrentUser) -> None: ...
 
 
 @router.websocket("/socket")
@@ -578,6 +583,24 @@ async def test_scopes_and_roles_open_what_they_should(
         assert answer.headers["www-authenticate"].startswith('Bearer error="insufficient_scope"')
         assert ('scope="items:write"' in answer.headers["www-authenticate"]) == (path == "/written")
     assert is_refused(await client.get(path))
+
+
+async def test_a_token_is_verified_once_whatever_a_route_asks_for(
+    issuer: Issuer, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[Token] = []
+    is_signed_by = Token.is_signed_by
+
+    def counted(token: Token, keys: Sequence[Key]) -> bool:
+        verified.append(token)
+        return is_signed_by(token, keys)
+
+    monkeypatch.setattr(Token, "is_signed_by", counted)
+    for scope, status in [("a b", 200), ("a", 403)]:
+        headers = {"Authorization": f"Bearer {issuer.token(scope=scope, roles=['admin'])}"}
+        assert (await client.delete("/thing", headers=headers)).status_code == status
+        assert len(verified) == 1
+        verified.clear()
 
 
 async def test_the_document_says_where_tokens_come_from(issuer: Issuer, app: FastAPI, client: AsyncClient) -> None:

@@ -9,12 +9,14 @@ import traceback
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.application import create_app
+from app.auth.dependencies import AdminUser, CurrentUser, SignedIn, require
+from app.auth.models import UserRole
 from app.db.session import Database
 from app.project import ROOT
 from app.settings import ConfigurationError, Settings, load_settings
@@ -42,6 +44,23 @@ async def test_an_admin_is_one_no_longer_than_the_table_says(admin: Caller, sql:
     await sql("UPDATE users SET role = 'user'")
     assert (await admin.client.get(USERS)).status_code == 403
     assert await admin.status() == 200
+
+
+async def test_the_session_is_read_once_whatever_a_route_asks_for(
+    app: FastAPI, admin: Caller, database: Database
+) -> None:
+    router = APIRouter(dependencies=[SignedIn])
+
+    @router.get("/all", dependencies=[require(UserRole.USER, UserRole.ADMIN)])
+    async def ask(user: CurrentUser, admin: AdminUser) -> None:
+        assert user is admin
+
+    app.include_router(router)
+    statements: list[str] = []
+    for engine in (database.engine, database.read_engine):
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *found: statements.append(found[2]))
+    assert (await admin.client.get("/all")).status_code == 200
+    assert len(statements) == 1
 
 
 async def test_an_admin_pages_through_users_without_their_passwords(admin: Caller) -> None:

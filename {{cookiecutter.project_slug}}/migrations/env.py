@@ -1,5 +1,8 @@
 """Runs the migrations on the database that the settings name."""
 
+import atexit
+import gc
+
 from alembic import context
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -13,6 +16,8 @@ target_metadata = Base.metadata  # only autogenerate and check import the models
 
 if config.cmd_opts is not None:  # the command line; a program that embeds alembic keeps its own logging
     callers.configure_logging()
+    gc.set_threshold(100_000)  # Python's own would walk through all tables time and again, and find nothing
+    atexit.register(gc.freeze)  # nor is there anything to find at the end
 
 
 def run_migrations_offline() -> None:

@@ -1,6 +1,5 @@
 """One migration at a time, and never in the way of others for long."""
 
-import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -57,8 +56,7 @@ def run_migrations(connection: Connection) -> None:
     try:
         with short_errors():
             if not _changes_the_database():
-                with _no_garbage_collection():
-                    context.run_migrations()
+                context.run_migrations()
             elif callers_transaction:
                 _lock(connection, "pg_try_advisory_xact_lock", callers.migration_settings().migration_lock_wait)
                 context.run_migrations()
@@ -70,18 +68,6 @@ def run_migrations(connection: Connection) -> None:
     finally:
         if not callers_transaction and not connection.invalidated:
             connection.rollback()
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Collect none while models are compared: it would walk through all of their tables time and again, and find nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled and context.config.cmd_opts is None:  # the command line's process ends
-            gc.enable()
 
 
 def version_table(connection: Connection) -> dict[str, Any]:

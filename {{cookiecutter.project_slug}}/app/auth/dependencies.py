@@ -1,7 +1,6 @@
 """Who calls: what a path function or a router asks for."""
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -9,8 +8,8 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth import service
-from app.auth.models import User, UserRole, UserSession
-from app.db.session import DatabaseDep
+from app.auth.models import UserRole
+from app.auth.service import Caller
 
 COOKIE = "__Host-session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")  # what is none costs no query
@@ -24,32 +23,23 @@ def unauthenticated(detail: str = "log in first") -> HTTPException:
     return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-async def current_session(
+async def current_user(
     request: Request,
-    database: DatabaseDep,
     header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     cookie: Annotated[str | None, Depends(cookie)],
-) -> UserSession:
-    """Return the session that the request has the token of, with its user.
+) -> Caller:
+    """Return who calls, by the token of a session.
 
     Raises:
-        HTTPException: 401, it has none that counts; 403, a page of another origin sends the cookie.
+        HTTPException: 401, the request has none that counts; 403, a page of another origin sends the cookie.
     """
     token = header.credentials if header else cookie
-    if not (token and TOKEN.fullmatch(token)):
-        raise unauthenticated()
-    if not header and request.method not in SAFE and is_of_another_page(request):
-        raise HTTPException(403, "a page of another origin may not use the cookie")
-    # Of the primary: a replica that lags would not know of a log-in, or of a log-out.
-    reads = database.session if database.settings.database_replica_url else database.read_session
-    async with reads() as session:
-        found = await service.find_session(session, token)
-    if found is None:
-        raise unauthenticated()
-    if datetime.now(UTC) - found.last_used_at > service.NOTED:
-        async with database.session() as session:
-            await service.note_use(session, found.id)
-    return found
+    if token and TOKEN.fullmatch(token):
+        if not header and request.method not in SAFE and is_of_another_page(request):
+            raise HTTPException(403, "a page of another origin may not use the cookie")
+        if caller := await service.find_caller(request.state.database, token):
+            return caller
+    raise unauthenticated()
 
 
 def is_of_another_page(request: Request) -> bool:
@@ -59,22 +49,14 @@ def is_of_another_page(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
-CurrentSession = Annotated[UserSession, Depends(current_session)]
-
-
-async def current_user(session: CurrentSession) -> User:
-    """Return who calls."""
-    return session.user
-
-
-CurrentUser = Annotated[User, Depends(current_user)]
+CurrentUser = Annotated[Caller, Depends(current_user)]
 SignedIn = Depends(current_user)
 
 
 def require(*roles: UserRole) -> Any:
     """Return a dependency that lets in users with one of the roles, and answers others 403."""
 
-    async def current_user_with_role(user: CurrentUser) -> User:
+    async def current_user_with_role(user: CurrentUser) -> Caller:
         if user.role not in roles:
             raise HTTPException(403, f"only for the role {' or '.join(roles)}")
         return user
@@ -82,4 +64,4 @@ def require(*roles: UserRole) -> Any:
     return Depends(current_user_with_role)
 
 
-AdminUser = Annotated[User, require(UserRole.ADMIN)]
+AdminUser = Annotated[Caller, require(UserRole.ADMIN)]

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, Response
 
 from app.auth import links, passwords, service, throttles
-from app.auth.dependencies import COOKIE, AdminUser, CurrentSession, CurrentUser, unauthenticated
+from app.auth.dependencies import COOKIE, AdminUser, CurrentUser, unauthenticated
 from app.auth.models import User, UserSession
 from app.auth.schemas import (
     LinkCreate,
@@ -26,11 +26,11 @@ from app.web.dependencies import settings_of
 from app.web.pagination import Cursor, Limit, Page
 
 auth = APIRouter(prefix="/auth", tags=["auth"])
-users = APIRouter(prefix="/users", tags=["users"], responses={401: {}, 403: {}})
+users = APIRouter(prefix="/users", tags=["users"], responses={403: {}})
 AuthSettingsDep = Annotated[AuthSettings, Depends(settings_of(AuthSettings))]
 
 
-@auth.post("/sessions", status_code=201, responses={401: {}, 429: {}, 503: {}})
+@auth.post("/sessions", status_code=201, responses={401: {}, 429: {}})
 async def log_in(
     data: LogIn, database: DatabaseDep, session: SessionDep, request: Request, response: Response
 ) -> SessionCreated:
@@ -42,13 +42,12 @@ async def log_in(
         (throttles.LOG_INS_OF_NETWORK, network),
         (throttles.LOG_INS_OF_ACCOUNT, data.email),
     )
-    async with database.session() as reading:
-        account = await service.find_account(reading, User.email == data.email)
+    account = await service.find_account(database, User.email == data.email)
     # No connection is held meanwhile.
     verdict = await passwords.verify(account and account.password_hash, data.password.get_secret_value())
     agent = "".join(filter(str.isprintable, request.headers.get("user-agent", "")))[:200] or None
     started = None
-    if account and account.is_active and verdict.is_right:
+    if account and verdict.is_right:
         started = await service.start_session(session, account, agent, verdict.new_hash)
     if started is None:
         raise unauthenticated("the e-mail address or the password is wrong")
@@ -64,34 +63,34 @@ def read_session(session: UserSession) -> dict[str, Any]:
     return SessionRead.model_validate(session).model_dump()
 
 
-@auth.get("/sessions", responses={401: {}})
-async def list_sessions(current: CurrentSession, session: SessionDep) -> list[SessionListed]:
+@auth.get("/sessions")
+async def list_sessions(user: CurrentUser, session: SessionDep) -> list[SessionListed]:
     """List where I am logged in."""
-    rows = await service.list_sessions(session, current.user_id)
-    return [SessionListed(**read_session(row), current=row.id == current.id) for row in rows]
+    rows = await service.list_sessions(session, user.id)
+    return [SessionListed(**read_session(row), current=row.id == user.session_id) for row in rows]
 
 
-@auth.delete("/sessions/current", status_code=204, responses={401: {}, 403: {}})
-async def log_out(current: CurrentSession, session: SessionDep, response: Response) -> None:
+@auth.delete("/sessions/current", status_code=204, responses={403: {}})
+async def log_out(user: CurrentUser, session: SessionDep, response: Response) -> None:
     """Log out."""
-    await service.end_session(session, current.user_id, current.id)
+    await service.end_session(session, user.id, user.session_id)
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
-@auth.delete("/sessions/{session_id}", status_code=204, responses={401: {}, 403: {}, 404: {}})
+@auth.delete("/sessions/{session_id}", status_code=204, responses={403: {}})
 async def end_session(session_id: UUID, user: CurrentUser, session: SessionDep) -> None:
     """Log out there."""
     if not await service.end_session(session, user.id, session_id):
         raise HTTPException(404, "you have no session with this id")
 
 
-@auth.delete("/sessions", status_code=204, responses={401: {}, 403: {}})
-async def end_other_sessions(current: CurrentSession, session: SessionDep) -> None:
+@auth.delete("/sessions", status_code=204, responses={403: {}})
+async def end_other_sessions(user: CurrentUser, session: SessionDep) -> None:
     """Log out everywhere else."""
-    await service.end_sessions(session, current.user_id, but=current.id)
+    await service.end_sessions(session, user.id, but=user.session_id)
 
 
-@auth.get("/me", responses={401: {}})
+@auth.get("/me", responses={503: {}})
 async def read_me(user: CurrentUser) -> UserRead:
     """Read who I am."""
     return UserRead.model_validate(user)
@@ -107,12 +106,11 @@ async def request_password_link(
     tasks.add_task(links.send_link, database, settings, data.email, register=settings.registration)
 
 
-@auth.post("/passwords", status_code=204, responses={400: {}, 429: {}, 503: {}})
+@auth.post("/passwords", status_code=204, responses={400: {}, 429: {}})
 async def set_password(data: PasswordSet, database: DatabaseDep, session: SessionDep, request: Request) -> None:
     """Set the password by a link, and log out everywhere."""
     await throttles.spend(database, (throttles.SETTINGS_OF_NETWORK, throttles.network(request)))
-    async with database.session() as reading:
-        user = await service.find_user_of_link(reading, data.token)
+    user = await service.find_user_of_link(database, data.token)
     gone = HTTPException(400, "this link is used up, too old, or replaced by another")
     if user is None:
         raise gone
@@ -122,22 +120,19 @@ async def set_password(data: PasswordSet, database: DatabaseDep, session: Sessio
     await service.set_password(session, user.id, new_hash)
 
 
-@auth.put("/password", status_code=204, responses={401: {}, 403: {}, 429: {}, 503: {}})
-async def change_password(
-    data: PasswordChange, current: CurrentSession, database: DatabaseDep, session: SessionDep
-) -> None:
+@auth.put("/password", status_code=204, responses={403: {}, 429: {}})
+async def change_password(data: PasswordChange, user: CurrentUser, database: DatabaseDep, session: SessionDep) -> None:
     """Change my password, and log out everywhere else."""
-    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(current.user_id)))
-    async with database.session() as reading:
-        account = await service.find_account(reading, User.id == current.user_id)
+    await throttles.spend(database, (throttles.CHANGES_OF_USER, str(user.id)))
+    account = await service.find_account(database, User.id == user.id)
     verdict = await passwords.verify(account and account.password_hash, data.current_password.get_secret_value())
     wrong = HTTPException(403, "the current password is wrong")
     if not (account and verdict.is_right):
         raise wrong
-    new_hash = await passwords.hash_new(data.password.get_secret_value(), current.user.email)
+    new_hash = await passwords.hash_new(data.password.get_secret_value(), user.email)
     if not await service.lock_account(session, account):
         raise wrong
-    await service.set_password(session, account.id, new_hash, but=current.id)
+    await service.set_password(session, account.id, new_hash, but=user.session_id)
 
 
 @users.get("")
@@ -147,7 +142,7 @@ async def list_users(_: AdminUser, session: ReadSessionDep, limit: Limit = 20, c
     return Page[UserRead].of(rows, limit)
 
 
-@users.post("", status_code=201, responses={409: {}})
+@users.post("", status_code=201)
 async def invite_user(
     _: AdminUser,
     data: UserCreate,
@@ -167,7 +162,7 @@ async def invite_user(
     return UserRead.model_validate(user)
 
 
-@users.patch("/{user_id}", responses={404: {}, 409: {}})
+@users.patch("/{user_id}")
 async def update_user(_: AdminUser, user_id: UUID, data: UserUpdate, session: SessionDep) -> UserRead:
     """Change a user's role, or disable one, who is logged out everywhere."""
     if await service.is_last_admin(session, user_id, data):

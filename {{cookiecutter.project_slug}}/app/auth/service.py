@@ -5,67 +5,83 @@ Whatever changes what lets a user in locks the user first, so that none of it ra
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import contains_eager
 
 from app.auth.models import PasswordLink, User, UserRole, UserSession
 from app.auth.schemas import UserUpdate
+from app.db.session import Database
 
 LIFETIME, IDLE, LINK_LIFETIME = timedelta(days=30), timedelta(days=7), timedelta(hours=1)
 NOTED = timedelta(hours=1)  # `last_used_at` is no more exact than this
 
-IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
-BY_TOKEN = (
-    select(UserSession)
-    .join(UserSession.user)
-    .options(contains_eager(UserSession.user))
-    .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
-)
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The user who calls, as the database has them now; whatever else of a user routes want is another field here."""
+
+    session_id: UUID
+    id: UUID
+    email: str
+    role: UserRole
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
 
 
 class Account(NamedTuple):
     """What a log-in is checked against."""
 
     id: UUID
-    is_active: bool
     password_hash: str | None
     password_set_at: datetime | None
+
+
+IS_OVER = or_(UserSession.expires_at <= func.now(), UserSession.last_used_at <= func.now() - IDLE)
+IS_UNNOTED = UserSession.last_used_at < func.now() - NOTED
+OF_CALLER: list[Any] = [UserSession.id, *(getattr(User, field.name) for field in fields(Caller)[1:])]
+BY_TOKEN = (
+    select(*OF_CALLER, IS_UNNOTED)
+    .join(User)
+    .where(UserSession.token_hash == bindparam("token_hash"), ~IS_OVER, User.is_active)
+)
 
 
 def digest(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def find_account(session: AsyncSession, *criteria: ColumnElement[bool]) -> Account | None:
-    columns = select(User.id, User.is_active, User.password_hash, User.password_set_at)
-    row = (await session.execute(columns.where(*criteria))).one_or_none()
-    return None if row is None else Account(*row)
+async def find_account(database: Database, criterion: ColumnElement[bool]) -> Account | None:
+    columns = select(User.id, User.password_hash, User.password_set_at)
+    row = await database.find(columns.where(criterion))
+    return Account(*row) if row else None
 
 
-async def find_session(session: AsyncSession, token: str) -> UserSession | None:
-    """Return the session of a token, with its user, unless it is over or the user may not use it."""
-    found: UserSession | None = await session.scalar(BY_TOKEN, {"token_hash": digest(token)})
-    return found
-
-
-async def note_use(session: AsyncSession, session_id: UUID) -> None:
-    unnoted = UserSession.last_used_at < func.now() - NOTED
-    await session.execute(
-        update(UserSession).where(UserSession.id == session_id, unnoted).values(last_used_at=func.now())
-    )
+async def find_caller(database: Database, token: str) -> Caller | None:
+    """Return the user whose session has this token, and note its use; None: it is over, or the user may not use it."""
+    row = await database.find(BY_TOKEN, {"token_hash": digest(token)})
+    if row is None:
+        return None
+    *found, is_unnoted = row
+    caller = Caller(*found)
+    if is_unnoted:
+        used = update(UserSession).where(UserSession.id == caller.session_id, IS_UNNOTED)
+        async with database.session() as session:
+            await session.execute(used.values(last_used_at=func.now()))
+    return caller
 
 
 async def start_session(
     session: AsyncSession, account: Account, user_agent: str | None, new_hash: str | None = None
 ) -> tuple[UserSession, str] | None:
-    """Start a session, and return it with its token; None: the account has changed since its password was verified."""
+    """Start a session, and return it with its token; None: the user is disabled, or has a new password since it was verified."""
     if not await lock_account(session, account):
         return None
     if new_hash:
@@ -156,21 +172,20 @@ async def make_link(session: AsyncSession, email: str) -> str | None:
     return token
 
 
-async def find_user_of_link(session: AsyncSession, token: str) -> User | None:
-    link = (PasswordLink.token_hash == digest(token), PasswordLink.expires_at > func.now())
-    found: User | None = await session.scalar(select(User).join(PasswordLink).where(*link))
-    return found
+async def find_user_of_link(database: Database, token: str) -> Row[UUID, str] | None:
+    """Return the `id` and `email` of whose link has this token; None: it is of no use."""
+    return await database.find(select(User.id, User.email).join(PasswordLink).where(*link_of(token)))
+
+
+def link_of(token: str) -> tuple[ColumnElement[bool], ...]:
+    return PasswordLink.token_hash == digest(token), PasswordLink.expires_at > func.now()
 
 
 async def use_link(session: AsyncSession, user_id: UUID, token: str) -> bool:
-    """Return whether the link was still good; now it is not."""
+    """Return whether the user's link was still good; now it is not."""
     await session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
-    link = (
-        PasswordLink.user_id == user_id,
-        PasswordLink.token_hash == digest(token),
-        PasswordLink.expires_at > func.now(),
-    )
-    return await session.scalar(delete(PasswordLink).where(*link).returning(PasswordLink.user_id)) is not None
+    used = delete(PasswordLink).where(*link_of(token)).returning(PasswordLink.user_id)
+    return await session.scalar(used) == user_id
 
 
 async def set_password(session: AsyncSession, user_id: UUID, password_hash: str, *, but: UUID | None = None) -> None:

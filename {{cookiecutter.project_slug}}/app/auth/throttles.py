@@ -2,7 +2,7 @@
 
 import math
 from datetime import timedelta
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from fastapi import HTTPException, Request
@@ -69,9 +69,7 @@ def network(request: Request) -> str:
     """Return what one client may have many addresses of: an address of IPv4, or a /64 of IPv6."""
     host = request.client.host if request.client else ""
     try:
-        address = ip_address(host)
-    except ValueError:  # on a socket without addresses, all clients are one
+        address = IPv6Address(host)
+    except ValueError:  # of IPv4, or of a socket without addresses, where all clients are one
         return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
     return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))

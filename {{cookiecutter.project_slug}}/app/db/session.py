@@ -4,11 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVarTuple
 
 from fastapi import Depends
+from sqlalchemy import Engine, Row, Select
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util.concurrency import greenlet_spawn
 from starlette.requests import HTTPConnection
 
 from app.db.engine import DatabaseUnavailable
@@ -21,6 +23,8 @@ OTHER_LOOP = (
     "another event loop has used the database, and has not closed it: starlette's TestClient has a loop of its own, "
     "so a test of what asks the database is `async def`, and awaits the fixture `client`"
 )
+
+Columns = TypeVarTuple("Columns")
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +98,8 @@ class Turns(asyncio.Semaphore):
         except TimeoutError:
             raise DatabaseUnavailable(f"no connection was free within {self.patience:g} s") from None
 
+    __aenter__ = take
+
 
 class Database:
     """What `create_app` makes of the settings: two engines, and the sessions on them, for one event loop at a time.
@@ -123,6 +129,12 @@ class Database:
             "turns": Turns(settings),
             **options,
         }
+        # Where find() does: on the primary, and without a transaction, unless a pooler wants one.
+        self.primary, self.primary_options = self.read_engine, self.read_options
+        if settings.database_replica_url:
+            level = "READ COMMITTED" if settings.database_pooler else "AUTOCOMMIT"
+            self.primary = self.engine.execution_options(isolation_level=level)
+            self.primary_options = self.write_options
         # Requests that wait for a row may have all connections of a pool, and the service is well.
         alone = settings.model_copy(update={"database_pool_size": 1, "database_pool_max_overflow": 0})
         self.probes = [create_pool(alone)]
@@ -175,6 +187,21 @@ class Database:
         """Yield a session in which each statement sees what is committed by then, and none may write."""
         async with self.sessions() as sessions:
             yield sessions.read()
+
+    async def find(self, statement: Select[*Columns], parameters: dict[str, Any] | None = None) -> Row[*Columns] | None:
+        """Return the row that a SELECT finds on the primary, or None, for half of what a session would cost.
+
+        Raises:
+            MultipleResultsFound: there are more.
+        """
+        self.use()
+        async with self.primary_options["turns"]:
+            return await greenlet_spawn(_find, self.primary.sync_engine, statement, parameters)
+
+
+def _find(engine: Engine, statement: Select[*Columns], parameters: dict[str, Any] | None) -> Row[*Columns] | None:
+    with engine.connect() as connection:
+        return connection.execute(statement, parameters).one_or_none()
 
 
 async def get_database(connection: HTTPConnection) -> Database:

@@ -46,6 +46,37 @@ def words(claim: Any) -> frozenset[str]:
     return frozenset(word for word in found if isinstance(word, str))
 
 
+def refusal(status: int, detail: str, error: str = "", **parameters: str) -> HTTPException:
+    """Return a refusal that says how to ask, as RFC 6750 has it."""
+    challenge = ", ".join(f'{name}="{value}"' for name, value in ({"error": error} | parameters).items() if value)
+    return HTTPException(status, detail, {"WWW-Authenticate": f"Bearer {challenge}".rstrip()})
+
+
+async def current_user(connection: HTTPConnection) -> User:
+    """Return who calls.
+
+    Raises:
+        HTTPException: 401 without a valid access token, and 503 while no key to verify it with can be had.
+    """
+    headers = connection.headers.getlist("authorization")
+    scheme, _, token = "".join(headers).partition(" ")
+    if not headers or scheme.lower() != "bearer":
+        raise refusal(401, "there is no access token")
+    if len(headers) > 1:
+        raise refusal(401, "there are two tokens", "invalid_token")
+    settings = connection.state.settings.of(OIDCSettings)
+    try:
+        return User.of(await settings.provider.claims(token.strip(" ")))
+    except InvalidToken as error:
+        raise refusal(401, f"the access token is not valid: {error}", "invalid_token") from None
+    except ProviderUnavailable:
+        detail = "the identity provider does not say what its keys are"
+        raise HTTPException(503, detail, {"Retry-After": str(RETRY)}) from None
+
+
+pasted = HTTPBearer(scheme_name="AccessToken", auto_error=False)  # for the documentation, where one may paste a token
+
+
 class OpenIdConnect(SecurityBase):
     """What /openapi.json says of it, with the address that the settings have by then."""
 
@@ -55,55 +86,16 @@ class OpenIdConnect(SecurityBase):
     def model(self) -> OpenIdConnectModel:  # type: ignore[override]
         return OpenIdConnectModel(openIdConnectUrl=load_settings(OIDCSettings).discovery)
 
-    async def __call__(self, connection: HTTPConnection) -> str | None:
-        """Return the token; None: there is none.
-
-        Raises:
-            HTTPException: 401, since the header is malformed.
-        """
-        headers = connection.headers.getlist("authorization")
-        scheme, _, token = "".join(headers).partition(" ")
-        if not headers or scheme.lower() != "bearer":
-            return None
-        if len(headers) > 1:
-            raise refusal(401, "there are two tokens", "invalid_token")
-        return token.strip(" ")
-
-
-def refusal(status: int, detail: str, error: str = "", **parameters: str) -> HTTPException:
-    """Return a refusal that says how to ask, as RFC 6750 has it."""
-    challenge = ", ".join(f'{name}="{value}"' for name, value in ({"error": error} | parameters).items() if value)
-    return HTTPException(status, detail, {"WWW-Authenticate": f"Bearer {challenge}".rstrip()})
+    # FastAPI calls a scheme for each set of scopes that a route asks for, but what depends on none once in a request.
+    async def __call__(
+        self, user: Annotated[User, Depends(current_user)], _: Annotated[object, Depends(pasted)]
+    ) -> User:
+        return user
 
 
 open_id_connect = OpenIdConnect()
-pasted = HTTPBearer(scheme_name="AccessToken", auto_error=False)  # for the documentation, where one may paste a token
-
-
-async def current_user(
-    connection: HTTPConnection,
-    token: Annotated[str | None, Depends(open_id_connect)],
-    _: Annotated[object, Depends(pasted)],
-) -> User:
-    """Return who calls.
-
-    Raises:
-        HTTPException: 401 without a valid access token, and 503 while no key to verify it with can be had.
-    """
-    if token is None:
-        raise refusal(401, "there is no access token")
-    settings = connection.state.settings.of(OIDCSettings)
-    try:
-        return User.of(await settings.provider.claims(token))
-    except InvalidToken as error:
-        raise refusal(401, f"the access token is not valid: {error}", "invalid_token") from None
-    except ProviderUnavailable:
-        detail = "the identity provider does not say what its keys are"
-        raise HTTPException(503, detail, {"Retry-After": str(RETRY)}) from None
-
-
-CurrentUser = Annotated[User, Depends(current_user)]
-SignedIn = Depends(current_user)
+CurrentUser = Annotated[User, Depends(open_id_connect)]
+SignedIn = Depends(open_id_connect)
 
 
 def require_scope(*scopes: str) -> Any:
