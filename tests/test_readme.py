@@ -26,7 +26,7 @@ def test_the_readme_s_commands_work(template: Path, tmp_path: Path) -> None:
     shutil.copytree(template, tmp_path / "checkout")
     readme, service = tmp_path / "checkout/README.md", tmp_path / "my-service"
     env = new_machine(tmp_path / "machine", refuses=True) | {"FORCE_COLOR": "1"}
-    up, override, test, *_ = commands(readme)
+    up, test, override, *_ = commands(readme)
     refused = subprocess.run(
         ["bash", "-c", up], cwd=readme.parent, env=env, capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def test_the_service_s_readme_s_commands_work(template: Path, tmp_path: Path) ->
     bake = [sys.executable, "-m", "cookiecutter", "--no-input", "--output-dir", str(tmp_path), str(template)]
     subprocess.run(bake, env=env, check=True)
     service = tmp_path / "my-service"
-    up, test = (block for block in commands(service / "README.md") if re.search("fastapi dev$|pytest$", block))
+    up, test = (block for block in commands(service / "README.md") if block.startswith("python3 -m pip"))
     with running(up, service, env, tmp_path / "log") as client:
         answers(client)
     subprocess.run(["bash", "-c", test], cwd=service, env=env, check=True, timeout=TIME_LIMIT)
