@@ -54,7 +54,7 @@ def described(app: FastAPI) -> dict[str, Any]:
         ("post /orders", "201 409 422 503"),
         ("get /orders", "200 503"),
         ("delete /orders/{order_id}", "204 404 409 422 503"),
-        ("get /orders/mine", "200 401"),
+        ("get /orders/mine", "200 401 503"),
         ("get /orders/paid", "200 402 404 503"),
         ("post /api/v1/items", "201 409 422 503"),
         ("get /api/v1/items", "200 422 503"),

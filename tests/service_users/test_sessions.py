@@ -3,14 +3,17 @@
 import hashlib
 import json
 from base64 import urlsafe_b64encode
+from contextlib import nullcontext
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket
 from httpx2 import AsyncClient, Response
 from pydantic import SecretStr
+from websockets import connect
+from websockets.exceptions import InvalidStatus
 
 from app.application import create_app
-from app.auth.dependencies import COOKIE
+from app.auth.dependencies import COOKIE, CurrentUser
 from app.settings import Settings
 from tests.service_users.conftest import ADMIN, AUTH, ME, OTHER, PASSWORD, SQL, STRANGER, USERS, Caller, calling
 
@@ -213,6 +216,7 @@ async def test_a_cookie_is_only_the_origin_s_and_is_cleared(app: FastAPI, users:
         ({"Origin": "https://test.evil.example"}, 403),
         ({"Origin": "https://evil.example/?https://test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 204),
         ({"Sec-Fetch-Site": "none"}, 204),
         ({"Origin": "https://test"}, 204),
@@ -250,6 +254,31 @@ async def test_a_replica_that_lags_knows_no_session_and_is_not_asked(
         assert len((await caller.client.get(f"{AUTH}/sessions")).json()) == 1
         assert (await caller.client.delete(f"{AUTH}/sessions/current")).status_code == 204
         assert await caller.status() == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"Authorization": "Bearer {}"}, ME),
+        ({"Cookie": f"{COOKIE}={{}}", "Sec-Fetch-Site": "same-origin"}, ME),
+        ({"Cookie": f"{COOKIE}={{}}", "Sec-Fetch-Site": "cross-site"}, "403"),
+        ({"Cookie": f"{COOKIE}={{}}", "Origin": "https://evil.example"}, "403"),
+        ({}, "401"),
+    ],
+)
+async def test_a_websocket_wants_a_token_or_the_cookie_of_its_own_page(
+    app: FastAPI, server: str, caller: Caller, headers: dict[str, str], answer: str
+) -> None:
+    @app.websocket("/socket")
+    async def say_who(socket: WebSocket, user: CurrentUser) -> None:
+        await socket.accept()
+        await socket.send_text(user.email)
+
+    await caller.log_in()
+    headers = {name: value.format(caller.token) for name, value in headers.items()}
+    with pytest.raises(InvalidStatus, match=answer) if answer.isdigit() else nullcontext():
+        async with connect(f"ws://{server}/socket", additional_headers=headers) as socket:
+            assert await socket.recv() == answer
 
 
 async def test_no_other_origin_is_allowed_in(client: AsyncClient) -> None:

@@ -2,10 +2,10 @@
 
 import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from app.auth import service
 from app.auth.models import UserRole
@@ -24,7 +24,7 @@ def unauthenticated(detail: str = "log in first") -> HTTPException:
 
 
 async def current_user(
-    request: Request,
+    connection: HTTPConnection,
     header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     cookie: Annotated[str | None, Depends(cookie)],
 ) -> Caller:
@@ -35,26 +35,28 @@ async def current_user(
     """
     token = header.credentials if header else cookie
     if token and TOKEN.fullmatch(token):
-        if not header and request.method not in SAFE and is_of_another_page(request):
+        is_safe = connection.scope.get("method") in SAFE  # which a WebSocket is not
+        if not header and not is_safe and is_of_another_page(connection):
             raise HTTPException(403, "a page of another origin may not use the cookie")
-        if caller := await service.find_caller(request.state.database, token):
+        if caller := await service.find_caller(connection.state.database, token):
             return caller
     raise unauthenticated()
 
 
-def is_of_another_page(request: Request) -> bool:
-    if site := request.headers.get("sec-fetch-site"):
+def is_of_another_page(connection: HTTPConnection) -> bool:
+    if site := connection.headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
-    origin = request.headers.get("origin")  # of an older browser
-    return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+    origin = connection.headers.get("origin")  # of an older browser
+    return origin is not None and origin.partition("://")[2].lower() != connection.headers.get("host", "").lower()
 
 
 CurrentUser = Annotated[Caller, Depends(current_user)]
 SignedIn = Depends(current_user)
 
 
-def require(*roles: UserRole) -> Any:
-    """Return a dependency that lets in users with one of the roles, and answers others 403."""
+def require(role: UserRole, *others: UserRole) -> Any:
+    """Return a dependency that lets in users with one of the roles, and answers all others 403."""
+    roles = (role, *others)
 
     async def current_user_with_role(user: CurrentUser) -> Caller:
         if user.role not in roles:

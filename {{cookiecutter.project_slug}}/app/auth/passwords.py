@@ -1,11 +1,8 @@
 """Passwords are judged and hashed, in one thread of each process."""
 
 import asyncio
-import os
 import re
 import secrets
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -28,17 +25,11 @@ STRONG = 3  # of its scores, 0 to 4
 QUEUE = 100  # that may wait, two seconds at most
 
 
-def stand_back() -> None:
-    """Give this thread the CPU only when the requests leave some."""
-    if sys.platform == "linux":  # elsewhere, the priority is one of the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
 class Worker:
     """One thread: more of them would take the processors, and 19 MiB each, from all other requests."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "passwords", stand_back)
+        self.thread = ThreadPoolExecutor(1, "passwords")
         self.waiting = 0
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:

@@ -90,7 +90,7 @@ async def end_other_sessions(user: CurrentUser, session: SessionDep) -> None:
     await service.end_sessions(session, user.id, but=user.session_id)
 
 
-@auth.get("/me", responses={503: {}})
+@auth.get("/me")
 async def read_me(user: CurrentUser) -> UserRead:
     """Read who I am."""
     return UserRead.model_validate(user)

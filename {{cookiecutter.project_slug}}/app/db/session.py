@@ -189,7 +189,9 @@ class Database:
             yield sessions.read()
 
     async def find(self, statement: Select[*Columns], parameters: dict[str, Any] | None = None) -> Row[*Columns] | None:
-        """Return the row that a SELECT finds on the primary, or None, for half of what a session would cost.
+        """Return the row of columns that a SELECT finds on the primary, or None, for half of what a session would cost.
+
+        It only reads, gives no objects, and has a connection of its own: to ask while a session holds one takes two.
 
         Raises:
             MultipleResultsFound: there are more.

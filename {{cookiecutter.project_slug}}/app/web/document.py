@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     "404": "There is no such thing",
     "409": "It conflicts with what is stored",
     "422": "The request is not valid: `errors` says where",
-    "503": "The database is not available",
+    "503": "The database, or what else it needs, is not available",
 }
 EVERY_RESPONSE = {"X-Request-ID": "The request's id in the log; the client's own, if it sent a sane one"}
 HEADERS = {
@@ -86,7 +86,7 @@ def errors_of(operation: dict[str, Any], method: str, dependencies: set[Any]) ->
     """Yield the statuses that what an operation takes and depends on may lead to."""
     parameters = {parameter["in"] for parameter in operation.get("parameters", ())}
     if "security" in operation:
-        yield "401"
+        yield from ("401", "503")
     if "path" in parameters:
         yield "404"
     if method not in ("GET", "HEAD") and dependencies & {get_session, get_database}:
