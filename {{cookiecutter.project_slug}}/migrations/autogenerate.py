@@ -13,12 +13,12 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.db.base import Base
-from migrations import erd, rest
+from migrations import erd, refusals, rest
 from migrations.enums import in_place
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_name, include_object
 from migrations.rendering import render_item
-from migrations.target import DIALECT
+from migrations.types import DIALECT
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,11 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
 ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
+plugin.add_autogenerate_comparator(refusals.refuse_models, "autogenerate", priority=DispatchPriority.FIRST)
 plugin.add_autogenerate_comparator(rest.create_what_columns_use, "schema")
 plugin.add_autogenerate_comparator(rest.compare_table, "table")
 plugin.add_autogenerate_comparator(rest.leave_computed, "column", "server_default", priority=DispatchPriority.FIRST)
+plugin.add_autogenerate_comparator(refusals.refuse_types, "autogenerate", priority=DispatchPriority.LAST)
 plugin.add_autogenerate_comparator(rest.require, "autogenerate", priority=DispatchPriority.LAST)
 plugin.add_autogenerate_comparator(put_in_order, "autogenerate", priority=DispatchPriority.LAST)
 OPTIONS: dict[str, Any] = {
