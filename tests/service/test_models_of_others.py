@@ -68,8 +68,8 @@ KINDS = {
     "class Tags(sa.types.TypeDecorator):\n    impl = postgresql.ARRAY(sa.Text)\n    cache_ok = True\n\n\n"
     "class Outer(sa.types.TypeDecorator):\n    impl = Settings\n    cache_ok = True\n\n\n"
     "class Slug(sa.String):\n    cache_ok = True\n\n\n"
-    "class Own(sa.types.UserDefinedType):\n    cache_ok = True\n\n"
-    "    def get_col_spec(self):\n        return 'bit varying(7)'\n\n\n"
+    "class Own(sa.types.Concatenable, sa.types.UserDefinedType):\n    cache_ok = True\n\n"
+    "    def get_col_spec(self):\n        return 'name'\n\n\n"
     "class Guid(sa.types.TypeDecorator):\n"
     + LOAD.replace("TYPE", "postgresql.UUID()")
     + "class Utc(sa.types.TypeDecorator):\n"
@@ -122,6 +122,7 @@ KINDS = {
         a: Mapped[int] = mapped_column(sa.Sequence("a_seq", start=100, increment=5), comment="it's :a")
         b: Mapped[int] = mapped_column(server_default=sa.Sequence("b_seq", metadata=Base.metadata).next_value())
         during: Mapped[object] = mapped_column(postgresql.TSRANGE)
+        settings: Mapped[object] = mapped_column(postgresql.JSONB)
         total: Mapped[int] = mapped_column(sa.Computed("a * 2", persisted=True))
         """,
         """(
@@ -136,6 +137,8 @@ KINDS = {
             sa.Index("ix_default_class", "code", postgresql_ops={"code": "text_ops"}),
             sa.Index("ix_in_text", sa.text("code gin_trgm_ops"), postgresql_using="gin"),
             sa.Index("ix_lower", sa.func.lower(sa.column("code")).label("low"), postgresql_ops={"low": "text_pattern_ops"}),
+            sa.Index("ix_is_null", "b", sa.column("during") == None),
+            sa.Index("ix_sum", sa.column("a") + sa.column("b"), sa.column("settings", postgresql.JSONB)["a"].astext),
             sa.Index("ix_sorted", sa.column("a").desc().nulls_last(), sa.text("b ASC NULLS FIRST")),
             sa.Index("ix_elsewhere", "a", mysql_length=3).ddl_if(dialect="mysql"),
             {"prefixes": ["UNLOGGED"]},

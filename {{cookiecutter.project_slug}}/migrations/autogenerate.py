@@ -18,7 +18,7 @@ from migrations.enums import in_place
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_name, include_object
 from migrations.rendering import render_item
-from migrations.types import DIALECT
+from migrations.types import DIALECT, SQLType
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
             yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
-ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
+# Or SQLAlchemy 2.1 does not recognize them in the database.
+ischema_names["jsonpath"] = JSONPATH
+ischema_names["name"] = lambda: SQLType("name")  # type: ignore[assignment]
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
 plugin.add_autogenerate_comparator(refusals.refuse_models, "autogenerate", priority=DispatchPriority.FIRST)

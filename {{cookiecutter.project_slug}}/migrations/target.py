@@ -164,7 +164,7 @@ class _Copy:
         """Return what an index is on, as a column of the copy or as text."""
         if isinstance(expression, Column):
             return self.table.c[expression.key]
-        literal: ColumnElement[Any] = literal_column(compiled(expression))
+        literal: ColumnElement[Any] = literal_column(compiled(expression.self_group()))
         label = getattr(expression, "key", None) if expression.__visit_name__ == "label" else None
         return literal.label(label) if label else literal
 

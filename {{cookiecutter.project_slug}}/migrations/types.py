@@ -76,7 +76,8 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
     for base in type(type_).__mro__:
         if base in ABSTRACT:
             break
-        if base in (getattr(types, base.__name__, None), getattr(postgresql, base.__name__, None)):
+        named = getattr(types, base.__name__, None), getattr(postgresql, base.__name__, None)
+        if base in named and issubclass(base, types.TypeEngine):
             if base is type(type_):
                 return type_
             plain: types.TypeEngine[Any] = type_.adapt(base)
