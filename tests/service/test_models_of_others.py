@@ -115,7 +115,9 @@ KINDS = {
         "{'schema': 'public'}",
     )
     + model("paints", "color: Mapped[str] = mapped_column(sa.Enum('red', 'blue', name='color'))"),
-    "constraints": model(
+    "constraints": "class Points(sa.types.UserDefinedType):\n    cache_ok = True\n\n"
+    "    def get_col_spec(self):\n        return 'point[]'\n\n\n"
+    + model(
         "things",
         """
         code: Mapped[str] = mapped_column(sa.CheckConstraint("code ~ '^[[:alpha:]]+$'", name="code_alpha"), unique=True)
@@ -123,6 +125,7 @@ KINDS = {
         b: Mapped[int] = mapped_column(server_default=sa.Sequence("b_seq", metadata=Base.metadata).next_value())
         during: Mapped[object] = mapped_column(postgresql.TSRANGE)
         settings: Mapped[object] = mapped_column(postgresql.JSONB)
+        corners: Mapped[object] = mapped_column(Points)
         total: Mapped[int] = mapped_column(sa.Computed("a * 2", persisted=True))
         """,
         """(

@@ -12,15 +12,20 @@ from alembic.ddl._autogen import ComparisonResult
 from alembic.ddl.postgresql import PostgresqlImpl
 from sqlalchemy import CheckConstraint, Column, ColumnClause, Date, DateTime, Index, Table, Time, UniqueConstraint, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType
 
 from migrations.errors import sqlstate
 from migrations.target import COMPILER, PREPARER, compiled, escaped
-from migrations.types import DIALECT
+from migrations.types import DIALECT, SQLType
 
 # How an index sorts what it is on, and by which operators.
 SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
 OPERATORS = re.compile(r"\s+(?:\w+\.)?(\w+_ops)$")
 MOMENT = re.compile(r"'(now|today|tomorrow|yesterday)\b", re.IGNORECASE)  # in whose place PostgreSQL puts what it is
+TYPE = text("""
+    SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
+    WHERE attrelid = pg_catalog.to_regclass(:table) AND attname = :column
+""")
 SPECIAL = text("""
     SELECT nspname, relname, conname, contype = 'x', condeferrable, condeferred, pg_catalog.pg_get_constraintdef(c.oid)
     FROM pg_catalog.pg_constraint c
@@ -41,6 +46,12 @@ class PostgresqlComparison(PostgresqlImpl):
     """Compares what alembic does not, and asks PostgreSQL where two texts differ."""
 
     __dialect__ = "postgresql"
+
+    def autogen_column_reflect(self, inspector: Any, table: Table, column_info: Any) -> None:
+        super().autogen_column_reflect(inspector, table, column_info)  # type: ignore[no-untyped-call]
+        if isinstance(column_info["type"], NullType):  # which is how SQLAlchemy says that it does not know it
+            place = {"table": PREPARER.format_table(table), "column": column_info["name"]}
+            column_info["type"] = SQLType(inspector.bind.scalar(TYPE, place))
 
     def compare_type(self, inspector_column: Column[Any], metadata_column: Column[Any]) -> bool:
         if not super().compare_type(inspector_column, metadata_column):
