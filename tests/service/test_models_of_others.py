@@ -265,6 +265,14 @@ def test_what_postgresql_does_not_keep_is_refused_by_its_place(project: Project,
     assert project.versions == []
 
 
+def test_an_index_for_text_search_is_written(project: Project) -> None:
+    search = 'sa.func.to_tsvector("simple", sa.column("name"))'
+    project.models(model("dogs", "name: Mapped[str]", f"(sa.Index('ix_search', {search}, postgresql_using='gin'),)"))
+    assert "to_tsvector('simple', name)" in project.autogenerate()
+    project.alembic("upgrade", "head")
+    project.alembic("check")
+
+
 def test_a_default_that_was_the_time_of_its_revision_is_not_changed_for_ever(project: Project) -> None:
     project.models(model("things", "at: Mapped[object] = mapped_column(sa.DateTime(True), server_default='now()')"))
     project.autogenerate()

@@ -5,7 +5,7 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import ARRAY, Boolean, Column, Enum, String, TypeDecorator, types
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ENUM, asyncpg
+from sqlalchemy.dialects.postgresql import ENUM, REGCONFIG, asyncpg
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.types import UserDefinedType
 from sqlalchemy.util import immutabledict
@@ -33,6 +33,10 @@ class Compiler(PGCompiler):
         if bindparam.required:
             return f":{bindparam.key}"
         return super().render_literal_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
+
+    def render_literal_value(self, value: Any, type_: Any) -> Any:
+        """Write a text search configuration by its name, which SQLAlchemy 2.1 refuses."""
+        return super().render_literal_value(value, String() if isinstance(type_, REGCONFIG) else type_)  # type: ignore[no-untyped-call]
 
 
 DIALECT: Any = asyncpg.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
