@@ -125,6 +125,7 @@ KINDS = {
         b: Mapped[int] = mapped_column(server_default=sa.Sequence("b_seq", metadata=Base.metadata).next_value())
         during: Mapped[object] = mapped_column(postgresql.TSRANGE)
         settings: Mapped[object] = mapped_column(postgresql.JSONB)
+        sorted: Mapped[str] = mapped_column(sa.String(9, collation="C"), server_default=sa.text("lower('A')"))
         corners: Mapped[object] = mapped_column(Points)
         total: Mapped[int] = mapped_column(sa.Computed("a * 2", persisted=True))
         """,
@@ -132,7 +133,7 @@ KINDS = {
             sa.UniqueConstraint("a", "b", deferrable=True, initially="DEFERRED"),
             sa.UniqueConstraint("b", postgresql_include=["a"]),
             sa.UniqueConstraint("id"),
-            sa.CheckConstraint("a IN (1, 2) AND b > 0", name="a_and_b"),
+            sa.CheckConstraint("a IN (1, 2) AND sorted <> 'b'", name="a_and_sorted"),
             postgresql.ExcludeConstraint(("during", "&&"), ("a", "="), name="once", where=sa.text("a > 0")),
             sa.Index("ix_where", "a", postgresql_where=sa.text("code IS NOT NULL AND a IN (3, 4)")),
             sa.Index("ix_include", "a", postgresql_include=["b"], postgresql_with={"fillfactor": 50}),

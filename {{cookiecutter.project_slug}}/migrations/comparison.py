@@ -16,7 +16,7 @@ from sqlalchemy.types import NullType
 
 from migrations.errors import sqlstate
 from migrations.target import COMPILER, PREPARER, compiled, escaped
-from migrations.types import DIALECT, SQLType
+from migrations.types import SQLType, cast
 
 # How an index sorts what it is on, and by which operators.
 SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
@@ -56,9 +56,7 @@ class PostgresqlComparison(PostgresqlImpl):
     def compare_type(self, inspector_column: Column[Any], metadata_column: Column[Any]) -> bool:
         if not super().compare_type(inspector_column, metadata_column):
             return False
-        process = self.dialect.type_compiler_instance.process
-        types = process(inspector_column.type), process(metadata_column.type)
-        return not _are_alike([(f"CAST(NULL AS {types[0]})", f"CAST(NULL AS {types[1]})")])
+        return not _are_alike([(cast("NULL", inspector_column.type), cast("NULL", metadata_column.type))])
 
     def compare_server_default(
         self,
@@ -80,8 +78,8 @@ class PostgresqlComparison(PostgresqlImpl):
             place = f"{metadata_column.table.fullname}.{metadata_column.name}"
             logger.warning(f"{place}: {default} stays the time of its revision; sa.func.now() is that of each row")
             return False
-        type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
-        return not _are_alike([(f"CAST({existing} AS {type_})", f"CAST({default} AS {type_})")], forgiven=UNSUITABLE)
+        type_ = metadata_column.type
+        return not _are_alike([(cast(existing, type_), cast(default, type_))], forgiven=UNSUITABLE)
 
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
         sql = compiled(expr.self_group() if is_index and not isinstance(expr, ColumnClause) else expr)
@@ -198,9 +196,9 @@ def are_alike(table: Table, found: Table, pairs: Iterable[tuple[str, str]]) -> b
     if not pairs:
         return True
     words = set(re.findall(r"\w+", str(pairs)))
-    process, quote = DIALECT.type_compiler_instance.process, PREPARER.quote
+    quote = PREPARER.quote
     columns = [
-        f"CAST(NULL AS {process(column.type)}) AS {quote(column.name)}"
+        f"{cast('NULL', column.type)} AS {quote(column.name)}"
         for column in table.columns
         if column.name in found.columns and words.issuperset(re.findall(r"\w+", column.name))
     ]

@@ -15,7 +15,7 @@ from migrations.comparison import explained
 from migrations.errors import reason, sqlstate
 from migrations.rest import EXTENSIONS
 from migrations.target import is_apart
-from migrations.types import DIALECT, element_type
+from migrations.types import cast, element_type
 
 UNKNOWN = "42704"  # undefined_object
 HINT = '; if an extension has it, op.execute("CREATE EXTENSION ...") in a revision of its own, and run that first'
@@ -79,14 +79,14 @@ def refuse_types(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDi
     """
     known = {mark for marks in EXTENSIONS.values() for mark in marks.split()}
     columns = {
-        DIALECT.type_compiler_instance.process(column.type): f"{table.fullname}.{column.name}"
+        cast("NULL", column.type): f"{table.fullname}.{column.name}"
         for table in (_tables(context) if upgrade_ops.ops else ())
         for column in table.columns
         if not isinstance(element_type(column), DOMAIN | ENUM)
     }
-    for name, column in columns.items():
-        if known.isdisjoint(re.findall(r"\w+", name.lower())):
-            output = explained([f"CAST(NULL AS {name})"])
+    for sql, column in columns.items():
+        if known.isdisjoint(re.findall(r"\w+", sql.lower())):
+            output = explained([sql])
             if isinstance(output, DBAPIError):
                 raise CommandError(
                     f"{column}: {reason(output)}{HINT if sqlstate(output) == UNKNOWN else ''}"

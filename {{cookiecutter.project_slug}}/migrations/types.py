@@ -48,6 +48,11 @@ def element_type(column: Column[Any]) -> Any:
     return getattr(column.type, "item_type", column.type)
 
 
+def cast(sql: str, type_: types.TypeEngine[Any]) -> str:
+    """Return `sql` as a value of a type, whose collation is no part of a CAST."""
+    return f"CAST({sql} AS {DIALECT.type_compiler_instance.process(type_).partition(' COLLATE ')[0]})"
+
+
 def kept(name: str) -> str:
     """Return `name` as PostgreSQL cuts it off."""
     return name.encode()[:LONGEST_NAME].decode(errors="ignore")
