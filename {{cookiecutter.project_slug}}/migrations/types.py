@@ -64,7 +64,12 @@ def kept_schema(schema: str | None, default_schema: str | None) -> str | None:
 
 
 def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types.TypeEngine[Any]:
-    """Return the type of SQLAlchemy's that makes the same column as `type_` does on PostgreSQL, if there is one."""
+    """Return the type of SQLAlchemy's that makes the same column as `type_` does on PostgreSQL, if there is one.
+
+    Raises:
+        CommandError: it is an enum without a name.
+        CompileError: PostgreSQL has no such type.
+    """
     if type_._variant_mapping:
         type_ = type_._variant_mapping.get(DIALECT.name, type_).copy()
         type_._variant_mapping = immutabledict()
@@ -82,6 +87,7 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
         schema = kept_schema(type_.schema, default_schema)
         return ENUM(*type_.enums, name=kept(type_.name), schema=schema)
     process = DIALECT.type_compiler_instance.process
+    sql = process(type_)
     for base in type(type_).__mro__:
         if base in ABSTRACT:
             break
@@ -90,6 +96,6 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
             if base is type(type_):
                 return type_
             plain: types.TypeEngine[Any] = type_.adapt(base)
-            if process(plain) == process(type_):
+            if process(plain) == sql:
                 return plain
-    return SQLType(process(type_)) if type(type_).__module__.startswith("app.") else type_
+    return SQLType(sql) if type(type_).__module__.startswith("app.") else type_
