@@ -10,6 +10,7 @@ from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import ForeignKeyConstraint, Index, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, ExcludeConstraint
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType
 
 from migrations.comparison import explained
 from migrations.errors import reason, sqlstate
@@ -22,7 +23,7 @@ HINT = '; if an extension has it, op.execute("CREATE EXTENSION ...") in a revisi
 
 
 def refuse_models(context: AutogenContext, _: object) -> PriorityDispatchResult:
-    """Refuse two things of one name, an index on nothing, and a foreign key to what no key makes unique.
+    """Refuse two things of one name, a column without a type, an index on nothing, a foreign key to what is not unique.
 
     Raises:
         CommandError: there is one.
@@ -55,6 +56,8 @@ def _named(table: Table) -> Iterator[tuple[str, str | None, str, str, object]]:
             yield "relation", table.schema, str(item.name), f"the {type(item).__name__} of {place}", item
     for column in table.columns:
         type_ = element_type(column)
+        if isinstance(type_, NullType):
+            raise CommandError(f"{table.fullname}.{column.name} has no type")
         if isinstance(type_, DOMAIN | ENUM):
             yield "type", type_.schema, str(type_.name), f"{type_!r} of {table.fullname}.{column.name}", repr(type_)
 

@@ -87,7 +87,6 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
         schema = kept_schema(type_.schema, default_schema)
         return ENUM(*type_.enums, name=kept(type_.name), schema=schema)
     process = DIALECT.type_compiler_instance.process
-    sql = process(type_)
     for base in type(type_).__mro__:
         if base in ABSTRACT:
             break
@@ -96,6 +95,6 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
             if base is type(type_):
                 return type_
             plain: types.TypeEngine[Any] = type_.adapt(base)
-            if process(plain) == sql:
+            if process(plain) == process(type_):
                 return plain
-    return SQLType(sql) if type(type_).__module__.startswith("app.") else type_
+    return SQLType(process(type_)) if type(type_).__module__.startswith("app.") else type_
