@@ -1,6 +1,7 @@
 """How `alembic revision --autogenerate` and `alembic check` compare, and what they refuse to write."""
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,16 +10,15 @@ from alembic.operations.ops import AddColumnOp, DropColumnOp, DropTableOp, Migra
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import CommandError, DispatchPriority
-from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.db.base import Base
-from migrations import erd, rest
+from migrations import erd, refusals, rest
 from migrations.enums import in_place
 from migrations.operations import put_in_order
 from migrations.ownership import import_models, include_name, include_object
 from migrations.rendering import render_item
-from migrations.target import DIALECT
+from migrations.types import DIALECT
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +76,15 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
             yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
-ischema_names["jsonpath"] = JSONPATH  # or SQLAlchemy 2.1 does not recognize it in the database
+del ischema_names["name"]  # or SQLAlchemy 2.1 takes it for a String; what it does not know, `PostgresqlComparison` does
+warnings.filterwarnings("ignore", "Did not recognize type")
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
+plugin.add_autogenerate_comparator(refusals.refuse_models, "autogenerate", priority=DispatchPriority.FIRST)
 plugin.add_autogenerate_comparator(rest.create_what_columns_use, "schema")
 plugin.add_autogenerate_comparator(rest.compare_table, "table")
 plugin.add_autogenerate_comparator(rest.leave_computed, "column", "server_default", priority=DispatchPriority.FIRST)
+plugin.add_autogenerate_comparator(refusals.refuse_types, "autogenerate", priority=DispatchPriority.LAST)
 plugin.add_autogenerate_comparator(rest.require, "autogenerate", priority=DispatchPriority.LAST)
 plugin.add_autogenerate_comparator(put_in_order, "autogenerate", priority=DispatchPriority.LAST)
 OPTIONS: dict[str, Any] = {

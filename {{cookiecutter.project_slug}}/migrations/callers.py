@@ -43,7 +43,8 @@ def configure_logging() -> None:
     logging.getLogger().setLevel(settings.log_level)
     for sentence in lookalikes([Settings, MigrationSettings]):
         logger.warning(sentence)
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    for name in ("alembic.runtime.plugins", "alembic.ddl.postgresql"):  # a line for each plugin, and for each SERIAL
+        logging.getLogger(name).setLevel(logging.WARNING)
     if settings.environment in DEPLOYED:
         from app.logs import configure_logging  # takes a tenth of a second to import
 

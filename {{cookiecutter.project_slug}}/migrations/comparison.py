@@ -1,5 +1,6 @@
 """Compares the models with the database as PostgreSQL writes both down; it runs nothing of either, and locks nothing."""
 
+import logging
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -9,15 +10,22 @@ from typing import Any
 from alembic import context
 from alembic.ddl._autogen import ComparisonResult
 from alembic.ddl.postgresql import PostgresqlImpl
-from sqlalchemy import CheckConstraint, Column, ColumnClause, Index, Table, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, ColumnClause, Date, DateTime, Index, Table, Time, UniqueConstraint, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType
 
 from migrations.errors import sqlstate
-from migrations.target import COMPILER, DIALECT, PREPARER, compiled, escaped
+from migrations.target import COMPILER, PREPARER, compiled, escaped
+from migrations.types import SQLType, cast
 
 # How an index sorts what it is on, and by which operators.
 SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
 OPERATORS = re.compile(r"\s+(?:\w+\.)?(\w+_ops)$")
+MOMENT = re.compile(r"'(now|today|tomorrow|yesterday)\b", re.IGNORECASE)  # in whose place PostgreSQL puts what it is
+TYPE = text("""
+    SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
+    WHERE attrelid = pg_catalog.to_regclass(:table) AND attname = :column
+""")
 SPECIAL = text("""
     SELECT nspname, relname, conname, contype = 'x', condeferrable, condeferred, pg_catalog.pg_get_constraintdef(c.oid)
     FROM pg_catalog.pg_constraint c
@@ -31,18 +39,24 @@ UNSUITABLE = ("22", "42846", "42704")
 Special = tuple[bool, bool, bool, str]  # whether a constraint is EXCLUDE, deferrable, deferred; its definition
 UNSPECIAL: Special = (False, False, False, "")
 
+logger = logging.getLogger(__name__)
+
 
 class PostgresqlComparison(PostgresqlImpl):
     """Compares what alembic does not, and asks PostgreSQL where two texts differ."""
 
     __dialect__ = "postgresql"
 
+    def autogen_column_reflect(self, inspector: Any, table: Table, column_info: Any) -> None:
+        super().autogen_column_reflect(inspector, table, column_info)  # type: ignore[no-untyped-call]
+        if isinstance(column_info["type"], NullType):  # which is how SQLAlchemy says that it does not know it
+            place = {"table": PREPARER.format_table(table), "column": column_info["name"]}
+            column_info["type"] = SQLType(inspector.bind.scalar(TYPE, place))
+
     def compare_type(self, inspector_column: Column[Any], metadata_column: Column[Any]) -> bool:
         if not super().compare_type(inspector_column, metadata_column):
             return False
-        process = self.dialect.type_compiler_instance.process
-        types = process(inspector_column.type), process(metadata_column.type)
-        return not _are_alike([(f"CAST(NULL AS {types[0]})", f"CAST(NULL AS {types[1]})")])
+        return not _are_alike([(cast("NULL", inspector_column.type), cast("NULL", metadata_column.type))])
 
     def compare_server_default(
         self,
@@ -56,8 +70,16 @@ class PostgresqlComparison(PostgresqlImpl):
             return existing != default and metadata_column is not metadata_column.table._autoincrement_column
         if default in (existing, f"'{existing}'", re.sub(r"::[\w ]+$", "", existing)):
             return False  # as most are: no need to ask
-        type_ = self.dialect.type_compiler_instance.process(metadata_column.type)
-        return not _are_alike([(f"CAST({existing} AS {type_})", f"CAST({default} AS {type_})")], forgiven=UNSUITABLE)
+        if (
+            MOMENT.match(default)
+            and existing.startswith("'")
+            and isinstance(metadata_column.type, (DateTime, Date, Time))
+        ):
+            place = f"{metadata_column.table.fullname}.{metadata_column.name}"
+            logger.warning(f"{place}: {default} stays the time of its revision; sa.func.now() is that of each row")
+            return False
+        type_ = metadata_column.type
+        return not _are_alike([(cast(existing, type_), cast(default, type_))], forgiven=UNSUITABLE)
 
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
         sql = compiled(expr.self_group() if is_index and not isinstance(expr, ColumnClause) else expr)
@@ -174,9 +196,9 @@ def are_alike(table: Table, found: Table, pairs: Iterable[tuple[str, str]]) -> b
     if not pairs:
         return True
     words = set(re.findall(r"\w+", str(pairs)))
-    process, quote = DIALECT.type_compiler_instance.process, PREPARER.quote
+    quote = PREPARER.quote
     columns = [
-        f"CAST(NULL AS {process(column.type)}) AS {quote(column.name)}"
+        f"{cast('NULL', column.type)} AS {quote(column.name)}"
         for column in table.columns
         if column.name in found.columns and words.issuperset(re.findall(r"\w+", column.name))
     ]
@@ -196,17 +218,22 @@ def _bare(sql: str) -> str:
 
 
 def _are_alike(pairs: Iterable[tuple[str, str]], source: str = "", forgiven: tuple[str, ...] = ()) -> bool:
+    output = explained([expression for pair in pairs for expression in pair], source)
+    if isinstance(output, DBAPIError):
+        return sqlstate(output).startswith(forgiven)
+    return output[::2] == output[1::2]
+
+
+def explained(expressions: Iterable[str], source: str = "") -> list[str] | DBAPIError:
+    """Return the expressions as PostgreSQL writes them, or why it cannot read them."""
     connection = context.get_bind()
     autocommit = connection.get_isolation_level() == "AUTOCOMMIT"
-    expressions = ", ".join(f"({expression})" for pair in pairs for expression in pair)
+    query = f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT {', '.join(f'({one})' for one in expressions)} {source}"
     try:
         with nullcontext() if autocommit else connection.begin_nested():
-            [plan] = connection.exec_driver_sql(
-                f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT {expressions} {source}"
-            ).scalar_one()
+            [plan] = connection.exec_driver_sql(query).scalar_one()
     except DBAPIError as error:
         if sqlstate(error)[:2] not in ("22", "42"):
             raise
-        return sqlstate(error).startswith(forgiven)
-    output = plan["Plan"]["Output"]
-    return bool(output[::2] == output[1::2])
+        return error
+    return list(plan["Plan"]["Output"])

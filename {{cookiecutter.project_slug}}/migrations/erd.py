@@ -10,7 +10,8 @@ from sqlalchemy import Enum, MetaData, PrimaryKeyConstraint, Table, UniqueConstr
 
 from app.project import ROOT, ConfigurationError
 from app.registry import import_all_models
-from migrations.target import DIALECT, is_apart
+from migrations.target import is_apart
+from migrations.types import DIALECT
 
 FILE = ROOT / "docs/schema.md"
 TEXT = """\

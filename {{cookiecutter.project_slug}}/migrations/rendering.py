@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, NamedType
 from sqlalchemy.schema import AddConstraint
 from sqlalchemy.types import TypeEngine
 
-from migrations.target import DIALECT, escaped
+from migrations.target import escaped
+from migrations.types import DIALECT
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | bool:

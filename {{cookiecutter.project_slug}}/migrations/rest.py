@@ -7,7 +7,7 @@ from typing import Any
 from alembic.autogenerate.api import AutogenContext
 from alembic.ddl.postgresql import CreateExcludeConstraintOp
 from alembic.operations.ops import AddColumnOp, CreateIndexOp, DropColumnOp, DropIndexOp, ModifyTableOps, UpgradeOps
-from alembic.util import CommandError, PriorityDispatchResult
+from alembic.util import PriorityDispatchResult
 from sqlalchemy import ClauseElement, Column, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import DOMAIN, CreateDomainType, DropDomainType, ExcludeConstraint, NamedType
 from sqlalchemy.schema import CreateSequence, DropSequence
@@ -15,8 +15,8 @@ from sqlalchemy.schema import CreateSequence, DropSequence
 from app.db.base import Base
 from migrations.comparison import are_alike, deferral
 from migrations.operations import SQLOp
-from migrations.target import COMPILER, DIALECT, PREPARER, compiled, is_apart, kept_schema
-from migrations.types import element_type
+from migrations.target import COMPILER, PREPARER, compiled, is_apart
+from migrations.types import DIALECT, element_type, kept_schema
 
 # The extensions that tables use most, by types, functions and operator classes of theirs.
 EXTENSIONS = {
@@ -60,11 +60,7 @@ def create_what_columns_use(
 
 
 def require(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
-    """Create the schemas and extensions that a revision needs; nothing drops them, for others may use them too.
-
-    Raises:
-        CommandError: a type is in neither the database nor an extension that is known here.
-    """
+    """Create the schemas and extensions that a revision needs; nothing drops them, for others may use them too."""
     target: Any = context.metadata
     if not upgrade_ops.ops or context.connection is None:
         return PriorityDispatchResult.CONTINUE
@@ -73,7 +69,6 @@ def require(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatc
     words = set(_words(target))
     installed = set(context.connection.scalars(text("SELECT extname FROM pg_catalog.pg_extension")))
     extensions = [name for name, marks in EXTENSIONS.items() if words.intersection(marks.split())]
-    _refuse_unknown_types(context, target)
     creation = [f"CREATE SCHEMA IF NOT EXISTS {QUOTE(schema)}" for schema in sorted(filter(None, schemas - there))]
     creation += [f"CREATE EXTENSION IF NOT EXISTS {QUOTE(name)}" for name in extensions if name not in installed]
     upgrade_ops.ops[:0] = [SQLOp(sql) for sql in creation]
@@ -88,22 +83,6 @@ def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
     for table in tables:
         for column in table.columns:
             yield getattr(element_type(column), "schema", None)
-
-
-def _refuse_unknown_types(context: AutogenContext, target: MetaData) -> None:
-    known = {mark for marks in EXTENSIONS.values() for mark in marks.split()}
-    for table in target.tables.values():
-        for column in table.columns:
-            if type(column.type).__module__.startswith("sqlalchemy."):
-                continue
-            name = DIALECT.type_compiler_instance.process(column.type)
-            find = text("SELECT pg_catalog.to_regtype(:name) IS NULL")
-            is_known = known.intersection(re.findall(r"\w+", name.lower()))
-            if not is_known and context.connection and context.connection.scalar(find, {"name": name}):
-                raise CommandError(
-                    f"the database has no type {name}, which {table.fullname}.{column.name} wants: create it in a revision "
-                    'of its own, as by op.execute("CREATE EXTENSION ..."), and run that first'
-                )
 
 
 def _words(target: MetaData) -> Iterator[str]:

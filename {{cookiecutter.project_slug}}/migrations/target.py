@@ -6,13 +6,10 @@ from typing import Any
 
 from alembic.util import CommandError
 from sqlalchemy import (
-    ARRAY,
-    Boolean,
     CheckConstraint,
     Column,
     Computed,
     DefaultClause,
-    Enum,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -20,27 +17,21 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
-    String,
     Table,
-    TypeDecorator,
     UniqueConstraint,
     text,
-    types,
 )
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ENUM, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import CreateIndex, sort_tables_and_constraints
 from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
+from sqlalchemy.types import NullType
 
-from migrations.types import Compiler, SQLType
+from migrations.types import DIALECT, kept, kept_schema, kept_type
 
-DIALECT: Any = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-DIALECT.statement_compiler = Compiler
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
-ABSTRACT = (types.NullType, types.UserDefinedType, types.TypeEngine)
-LONGEST_NAME = 63  # bytes; PostgreSQL cuts off the rest
 
 
 def as_postgresql_keeps(models: MetaData, default_schema: str | None) -> MetaData:
@@ -65,45 +56,6 @@ def is_apart(table: Table) -> bool:
     """Say whether something else makes this table: it is a view, or one that says so."""
     infos = (table.info, table.metadata.info)
     return table.is_view or any(info.get("is_view") or info.get("skip_autogenerate") for info in infos)
-
-
-def kept(name: str) -> str:
-    """Return `name` as PostgreSQL cuts it off."""
-    return name.encode()[:LONGEST_NAME].decode(errors="ignore")
-
-
-def kept_schema(schema: str | None, default_schema: str | None) -> str | None:
-    """Return the schema by which a thing is found; None: the default one."""
-    return None if schema is None or schema == default_schema else kept(schema)
-
-
-def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types.TypeEngine[Any]:
-    """Return the type of SQLAlchemy's that makes the same column as `type_` does on PostgreSQL, if there is one."""
-    type_ = type_._variant_mapping.get(DIALECT.name, type_)
-    if isinstance(type_, TypeDecorator):
-        return kept_type(type_.type_engine(DIALECT), default_schema)
-    if isinstance(type_, ARRAY):
-        return postgresql.ARRAY(kept_type(type_.item_type, default_schema), dimensions=type_.dimensions)
-    if isinstance(type_, Boolean):
-        return Boolean()
-    if isinstance(type_, Enum):
-        if not type_.native_enum:
-            return String(type_.length)
-        if not type_.name:
-            raise CommandError(f"give a name to the type {type_!r}: PostgreSQL keeps enums by their names")
-        schema = kept_schema(type_.schema, default_schema)
-        return ENUM(*type_.enums, name=kept(type_.name), schema=schema)
-    process = DIALECT.type_compiler_instance.process
-    for base in type(type_).__mro__:
-        if base in ABSTRACT:
-            break
-        if base in (getattr(types, base.__name__, None), getattr(postgresql, base.__name__, None)):
-            if base is type(type_):
-                return type_
-            plain: types.TypeEngine[Any] = type_.adapt(base)
-            if process(plain) == process(type_):
-                return plain
-    return SQLType(process(type_)) if type(type_).__module__.startswith("app.") else type_
 
 
 class _Copy:
@@ -147,7 +99,11 @@ class _Copy:
             default = default.arg
         else:
             default = None  # what the database is only said to fill in is no DDL
-        type_ = types.NullType() if apart else kept_type(column.type, self.default_schema)
+        try:
+            type_ = NullType() if apart else kept_type(column.type, self.default_schema)
+        except CompileError as error:
+            where = f"{self.source.fullname}.{column.name}"
+            raise CommandError(f"{where}: PostgreSQL has no type {column.type!r}") from error
         # A whole number that the application brings along is no SERIAL.
         brought = column.default is not None and not (isinstance(column.default, Sequence) and column.default.optional)
         number = column.primary_key and isinstance(type_, Integer)
@@ -208,7 +164,7 @@ class _Copy:
         """Return what an index is on, as a column of the copy or as text."""
         if isinstance(expression, Column):
             return self.table.c[expression.key]
-        literal: ColumnElement[Any] = literal_column(compiled(expression))
+        literal: ColumnElement[Any] = literal_column(compiled(expression.self_group()))
         label = getattr(expression, "key", None) if expression.__visit_name__ == "label" else None
         return literal.label(label) if label else literal
 
