@@ -76,7 +76,8 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
             yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
-del ischema_names["name"]  # or SQLAlchemy 2.1 takes it for a String; what it does not know, `PostgresqlComparison` does
+# SQLAlchemy 2.1 takes it for a String; what it does not know, `PostgresqlComparison` does.
+ischema_names.pop("name", None)
 warnings.filterwarnings("ignore", "Did not recognize type")
 plugin = Plugin(__name__)
 plugin.add_autogenerate_comparator(import_models, "autogenerate", priority=DispatchPriority.FIRST)
