@@ -232,7 +232,7 @@ def test_a_schema_and_an_extension_are_created_where_they_are_missing(project: P
 
 
 REFUSED = {
-    'scans.note: type "pcpoint" does not exist; if an extension has it, op.execute("CREATE EXTENSION ...")': (
+    'scans.note: type "pcpoint" does not exist; what makes it, as op.execute("CREATE EXTENSION ...")': (
         "class Cloud(sa.types.UserDefinedType):\n    def get_col_spec(self):\n        return 'pcpoint(1)'\n\n\n"
         + model("scans", "note: Mapped[str] = mapped_column(Cloud)")
     ),
@@ -255,6 +255,31 @@ REFUSED = {
     )
     + model("dogs", "name: Mapped[str]", "(sa.UniqueConstraint('name', name='by_name'),)"),
     "table dogs: the index by_name is on nothing": model("dogs", arguments="(sa.Index('by_name'),)"),
+    "the CheckConstraint of table cats and the UniqueConstraint of table cats are both named ck_cats_a": model(
+        "cats", "a: Mapped[int]", "(sa.CheckConstraint('a > 0', name='a'), sa.UniqueConstraint('a', name='ck_cats_a'))"
+    ),
+    "a Sequence of cats and table cats are both named cats": "sa.Sequence('cats', metadata=Base.metadata)\n\n\n"
+    + model("cats"),
+    "DOMAIN('kind', String()) of cats.kind and DOMAIN('kind', String()) of dogs.kind are both named kind": model(
+        "cats", "kind: Mapped[str] = mapped_column(postgresql.DOMAIN('kind', sa.String, not_null=True))"
+    )
+    + model("dogs", "kind: Mapped[str] = mapped_column(postgresql.DOMAIN('kind', sa.String, schema='public'))"),
+    "table public.cats, by names as PostgreSQL keeps them: Table 'cats' is already defined": model("cats")
+    + model("cats", "name: Mapped[str]", "{'schema': 'public'}").replace("class Cats", "class Others"),
+    "table cats, by names as PostgreSQL keeps them: A column with name": model(
+        "cats", f"{'a' * 63}b: Mapped[str]\n    {'a' * 63}c: Mapped[str]"
+    ),
+    'scans.note: schema "nowhere" does not exist': (
+        "class Cloud(sa.types.UserDefinedType):\n    def get_col_spec(self):\n        return 'nowhere.cloud'\n\n\n"
+        + model("scans", "note: Mapped[str] = mapped_column(Cloud)")
+    ),
+    'scans.note: collation "nowhere" for encoding "UTF8" does not exist': model(
+        "scans", "note: Mapped[str] = mapped_column(sa.String(collation='nowhere'))"
+    ),
+    "dogs: a foreign key is on cats.code, which no key": model(
+        "cats", "code: Mapped[str]", "(sa.UniqueConstraint('code', deferrable=True),)"
+    )
+    + model("dogs", "cat: Mapped[str] = mapped_column(sa.ForeignKey('cats.code'))"),
     "dogs: a foreign key is on cats.name, which no key": model("cats", "name: Mapped[str] = mapped_column(index=True)")
     + model("dogs", "cat: Mapped[str] = mapped_column(sa.ForeignKey('cats.name'))"),
 }

@@ -76,7 +76,7 @@ def _renames(operations: Iterable[Any]) -> Iterator[str]:
             yield f"op.alter_column({table!r}, {dropped[0].name!r}, new_column_name={added[0].name!r}{place})"
 
 
-# SQLAlchemy 2.1 takes it for a String; what it does not know, `PostgresqlComparison` does.
+# SQLAlchemy 2.1 takes `name` for a String; the types that it does not know, `PostgresqlComparison` does.
 ischema_names.pop("name", None)
 warnings.filterwarnings("ignore", "Did not recognize type")
 plugin = Plugin(__name__)

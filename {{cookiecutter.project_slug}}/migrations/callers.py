@@ -67,7 +67,7 @@ def version_table() -> tuple[str | None, str]:
     """Return where the database keeps the applied revisions: a schema, None for the connection's, and a table.
 
     Raises:
-        CommandError: the file that says so is malformed.
+        CommandError: the file that says so is malformed, or cannot be read.
     """
     try:
         return project.version_table()

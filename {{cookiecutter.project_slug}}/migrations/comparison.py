@@ -15,16 +15,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
 from migrations.errors import sqlstate
-from migrations.target import COMPILER, PREPARER, compiled, escaped
+from migrations.target import COMPILER, PREPARER, SORTING, compiled, escaped
 from migrations.types import SQLType, cast
 
-# How an index sorts what it is on, and by which operators.
-SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
-OPERATORS = re.compile(r"\s+(?:\w+\.)?(\w+_ops)$")
-MOMENT = re.compile(r"'(now|today|tomorrow|yesterday)\b", re.IGNORECASE)  # in whose place PostgreSQL puts what it is
+OPERATORS = re.compile(r"\s+(?:\w+\.)?(\w+_ops)$")  # by which an index sorts
+MOMENT = re.compile(r"'(now|today|tomorrow|yesterday)\b", re.IGNORECASE)  # PostgreSQL stores the moment itself
 TYPE = text("""
     SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
-    WHERE attrelid = pg_catalog.to_regclass(:table) AND attname = :column
+    WHERE attrelid = pg_catalog.to_regclass(:table) AND attname = CAST(:column AS pg_catalog.name)
 """)
 SPECIAL = text("""
     SELECT nspname, relname, conname, contype = 'x', condeferrable, condeferred, pg_catalog.pg_get_constraintdef(c.oid)
@@ -233,7 +231,7 @@ def explained(expressions: Iterable[str], source: str = "") -> list[str] | DBAPI
         with nullcontext() if autocommit else connection.begin_nested():
             [plan] = connection.exec_driver_sql(query).scalar_one()
     except DBAPIError as error:
-        if sqlstate(error)[:2] not in ("22", "42"):
+        if sqlstate(error)[:2] not in ("22", "3F", "42"):
             raise
         return error
     return list(plan["Plan"]["Output"])

@@ -24,7 +24,7 @@ from migrations.types import element_type
 DEFINED = text("""
     SELECT typname, pg_catalog.array_agg(enumlabel ORDER BY enumsortorder)
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_enum e ON enumtypid = t.oid
-    JOIN pg_catalog.pg_namespace n ON n.oid = typnamespace AND nspname = :schema
+    JOIN pg_catalog.pg_namespace n ON n.oid = typnamespace AND nspname = CAST(:schema AS pg_catalog.name)
     GROUP BY typname
 """)
 

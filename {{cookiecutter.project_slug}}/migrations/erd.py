@@ -3,14 +3,14 @@
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from alembic.util import CommandError
-from sqlalchemy import Enum, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import Enum, MetaData, Table
+from sqlalchemy.exc import CompileError
 
 from app.project import ROOT, ConfigurationError
 from app.registry import import_all_models
-from migrations.target import is_apart
+from migrations.target import is_apart, is_unique
 from migrations.types import DIALECT
 
 FILE = ROOT / "docs/schema.md"
@@ -38,18 +38,29 @@ def refresh(models: MetaData) -> None:
     Raises:
         CommandError: it cannot be written.
     """
+    if FILE.exists():
+        write(models)
+
+
+def write(models: MetaData) -> None:
+    """Write `FILE`.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
     try:
-        if FILE.exists():
-            FILE.write_text(diagram(models), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise CommandError(f"the diagram of the schema cannot be written: {error}") from None
+        text = diagram(models)
+        FILE.parent.mkdir(exist_ok=True)
+        FILE.write_text(text, encoding="utf-8", newline="\n")
+    except (CompileError, OSError) as error:
+        raise CommandError(f"the diagram of the schema cannot be written: {error}") from error
 
 
 def _entity(table: Table) -> Iterator[str]:
     yield "    " + _quoted(table.fullname) + " {"
     for column in table.columns:
-        is_unique = not column.primary_key and _is_unique(table, {column})
-        marks = {"PK": column.primary_key, "FK": column.foreign_keys, "UK": is_unique}
+        is_key = not column.primary_key and is_unique(table, [column])
+        marks = {"PK": column.primary_key, "FK": column.foreign_keys, "UK": is_key}
         keys = ", ".join(mark for mark, holds in marks.items() if holds)
         values = ", ".join(column.type.enums) if isinstance(column.type, Enum) else ""
         notes = "; ".join(filter(None, ["null" if column.nullable else "", values, column.comment]))
@@ -62,16 +73,9 @@ def _relations(table: Table) -> Iterator[str]:
     for key in sorted(table.foreign_key_constraints, key=lambda key: [*key.column_keys]):
         if not is_apart(key.referred_table):
             parent = "|o" if any(column.nullable for column in key.columns) else "||"
-            child = "o|" if _is_unique(table, {*key.columns}) else "o{"
+            child = "o|" if is_unique(table, key.columns) else "o{"
             names = _quoted(", ".join(key.column_keys))
             yield f"    {_quoted(key.referred_table.fullname)} {parent}--{child} {_quoted(table.fullname)} : {names}"
-
-
-def _is_unique(table: Table, columns: set[Any]) -> bool:
-    """Say whether no two rows agree in these columns, by a key or an index of exactly them."""
-    keys = [{*key.columns} for key in table.constraints if isinstance(key, PrimaryKeyConstraint | UniqueConstraint)]
-    whole = [index for index in table.indexes if index.unique and index.dialect_options["postgresql"]["where"] is None]
-    return columns in [*keys, *({*index.expressions} for index in whole)]
 
 
 def _quoted(text: str) -> str:
@@ -84,14 +88,12 @@ def _word(text: str) -> str:
 
 
 def main() -> None:
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.touch()
-    refresh(import_all_models())
+    write(import_all_models())
     print(FILE.relative_to(ROOT))
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (CommandError, ConfigurationError, OSError) as error:
+    except (CommandError, ConfigurationError) as error:
         sys.exit(f"migrations.erd: {error}")

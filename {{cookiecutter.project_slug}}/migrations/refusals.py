@@ -8,18 +8,19 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import UpgradeOps
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import ForeignKeyConstraint, Index, PrimaryKeyConstraint, Table, UniqueConstraint
-from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, CreateDomainType, ExcludeConstraint
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
 from migrations.comparison import explained
 from migrations.errors import reason, sqlstate
-from migrations.rest import EXTENSIONS
-from migrations.target import is_apart
-from migrations.types import cast, element_type
+from migrations.rest import EXTENSIONS, sequences
+from migrations.target import is_apart, is_unique
+from migrations.types import DIALECT, cast, element_type, kept, kept_schema
 
-UNKNOWN = "42704"  # undefined_object
-HINT = '; if an extension has it, op.execute("CREATE EXTENSION ...") in a revision of its own, and run that first'
+UNKNOWN = ("42704", "3F000")  # undefined_object, invalid_schema_name
+HINT = '; what makes it, as op.execute("CREATE EXTENSION ..."), goes into a revision of its own, which runs first'
+Named = tuple[object, str, str, object]  # what no two things of one name share, the name, where it is said, the thing
 
 
 def refuse_models(context: AutogenContext, _: object) -> PriorityDispatchResult:
@@ -29,13 +30,13 @@ def refuse_models(context: AutogenContext, _: object) -> PriorityDispatchResult:
         CommandError: there is one.
     """
     found: dict[object, tuple[str, object]] = {}
+    for space, name, where, thing in _named(context):
+        other, same = found.setdefault((space, name), (where, thing))
+        if thing != same:
+            raise CommandError(f"{other} and {where} are both named {name}: PostgreSQL keeps one thing of a name")
     for table in _tables(context):
         for key in table.foreign_key_constraints:
             _refuse_key(table, key)
-        for kind, schema, name, where, thing in _named(table):
-            other, same = found.setdefault((kind, schema, name), (where, thing))
-            if thing != same:
-                raise CommandError(f"{other} and {where} are both named {name}: PostgreSQL keeps one thing of a name")
     return PriorityDispatchResult.CONTINUE
 
 
@@ -44,30 +45,38 @@ def _tables(context: AutogenContext) -> list[Table]:
     return [table for table in target.tables.values() if not is_apart(table)]
 
 
-def _named(table: Table) -> Iterator[tuple[str, str | None, str, str, object]]:
-    """Yield what needs a name of its own: its kind, schema and name, where the models say it, and what it is."""
-    place = f"table {table.fullname}"
-    yield "relation", table.schema, table.name, place, table
-    yield "type", table.schema, table.name, place, table  # the type of its rows
-    for item in [*table.indexes, *table.constraints]:
-        if isinstance(item, Index) and not item.expressions:
-            raise CommandError(f"{place}: the index {item.name} is on nothing")
-        if isinstance(item, Index | PrimaryKeyConstraint | UniqueConstraint | ExcludeConstraint) and item.name:
-            yield "relation", table.schema, str(item.name), f"the {type(item).__name__} of {place}", item
-    for column in table.columns:
-        type_ = element_type(column)
-        if isinstance(type_, NullType):
-            raise CommandError(f"{table.fullname}.{column.name} has no type")
-        if isinstance(type_, DOMAIN | ENUM):
-            yield "type", type_.schema, str(type_.name), f"{type_!r} of {table.fullname}.{column.name}", repr(type_)
+def _named(context: AutogenContext) -> Iterator[Named]:
+    default_schema = context.dialect.default_schema_name
+    for sequence in sequences():
+        schema = kept_schema(sequence.schema, default_schema)
+        yield ("relation", schema), kept(sequence.name), f"a Sequence of {sequence.name}", sequence
+    for table in _tables(context):
+        place = f"table {table.fullname}"
+        yield ("relation", table.schema), table.name, place, table
+        yield ("type", table.schema), table.name, place, table  # the type of its rows
+        items: list[Any] = [*table.indexes, *table.constraints]
+        for item in items:
+            where = f"the {type(item).__name__} of {place}"
+            if isinstance(item, Index) and not item.expressions:
+                raise CommandError(f"{place}: the index {item.name} is on nothing")
+            if not isinstance(item, Index) and item.name:
+                yield place, str(item.name), where, item
+            if isinstance(item, Index | PrimaryKeyConstraint | UniqueConstraint | ExcludeConstraint) and item.name:
+                yield ("relation", table.schema), str(item.name), where, item
+        for column in table.columns:
+            type_ = element_type(column)
+            if isinstance(type_, NullType):
+                raise CommandError(f"{table.fullname}.{column.name} has no type")
+            if isinstance(type_, DOMAIN | ENUM):
+                is_domain = isinstance(type_, DOMAIN)
+                made = str(CreateDomainType(type_).compile(dialect=DIALECT)) if is_domain else repr(type_)
+                schema = kept_schema(type_.schema, default_schema)
+                yield ("type", schema), kept(str(type_.name)), f"{type_!r} of {table.fullname}.{column.name}", made
 
 
 def _refuse_key(table: Table, key: ForeignKeyConstraint) -> None:
     there = key.referred_table
-    keys = [one for one in there.constraints if isinstance(one, PrimaryKeyConstraint | UniqueConstraint)]
-    indexes = [one for one in there.indexes if one.unique and one.kwargs.get("postgresql_where") is None]
-    referred = {element.column for element in key.elements}
-    if not is_apart(there) and referred not in [set(one.columns) for one in [*keys, *indexes]]:
+    if not is_apart(there) and not is_unique(there, [element.column for element in key.elements], at_once=True):
         raise CommandError(
             f"{table.fullname}: a foreign key is on {', '.join(element.target_fullname for element in key.elements)}, "
             "which no key and no unique index is on"
@@ -75,14 +84,14 @@ def _refuse_key(table: Table, key: ForeignKeyConstraint) -> None:
 
 
 def refuse_types(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
-    """Refuse a type that PostgreSQL does not take, unless an extension that is known here brings it.
+    """Refuse a type or a collation that PostgreSQL does not take, unless an extension that is known here brings it.
 
     Raises:
         CommandError: there is one.
     """
     known = {mark for marks in EXTENSIONS.values() for mark in marks.split()}
     columns = {
-        cast("NULL", column.type): f"{table.fullname}.{column.name}"
+        cast("NULL", column.type, collated=True): f"{table.fullname}.{column.name}"
         for table in (_tables(context) if upgrade_ops.ops else ())
         for column in table.columns
         if not isinstance(element_type(column), DOMAIN | ENUM)
@@ -91,7 +100,6 @@ def refuse_types(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDi
         if known.isdisjoint(re.findall(r"\w+", sql.lower())):
             output = explained([sql])
             if isinstance(output, DBAPIError):
-                raise CommandError(
-                    f"{column}: {reason(output)}{HINT if sqlstate(output) == UNKNOWN else ''}"
-                ) from output
+                hint = HINT if sqlstate(output) in UNKNOWN else ""
+                raise CommandError(f"{column}: {reason(output)}{hint}") from output
     return PriorityDispatchResult.CONTINUE

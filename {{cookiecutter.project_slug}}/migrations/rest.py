@@ -8,7 +8,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.ddl.postgresql import CreateExcludeConstraintOp
 from alembic.operations.ops import AddColumnOp, CreateIndexOp, DropColumnOp, DropIndexOp, ModifyTableOps, UpgradeOps
 from alembic.util import PriorityDispatchResult
-from sqlalchemy import ClauseElement, Column, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint, text
+from sqlalchemy import ClauseElement, Column, MetaData, PrimaryKeyConstraint, Sequence, Table, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import DOMAIN, CreateDomainType, DropDomainType, ExcludeConstraint, NamedType
 from sqlalchemy.schema import CreateSequence, DropSequence
 
@@ -36,6 +36,14 @@ EXTENSIONS = {
 QUOTE: Any = PREPARER.quote
 
 
+def sequences() -> Iterator[Sequence]:
+    """Yield the sequences of the models that PostgreSQL has, but for those of tables that something else makes."""
+    for sequence in Base.metadata._sequences.values():
+        column = getattr(sequence, "column", None)
+        if not sequence.optional and (column is None or not is_apart(column.table)):
+            yield sequence
+
+
 def create_what_columns_use(
     context: AutogenContext, upgrade_ops: UpgradeOps, compared: set[str | None]
 ) -> PriorityDispatchResult:
@@ -43,10 +51,8 @@ def create_what_columns_use(
     target: Any = context.metadata
     compared.update(_schemas(target, context))
     things: dict[str, tuple[Any, Any, Any]] = {}  # by the name in SQL: what creates it, what drops it, the thing
-    for sequence in Base.metadata._sequences.values():
-        column = getattr(sequence, "column", None)
-        if not sequence.optional and (column is None or not is_apart(column.table)):
-            things[PREPARER.format_sequence(sequence)] = CreateSequence, DropSequence, sequence
+    for sequence in sequences():
+        things[PREPARER.format_sequence(sequence)] = CreateSequence, DropSequence, sequence
     for table in target.tables.values():
         for type_ in map(element_type, table.columns):
             if isinstance(type_, DOMAIN):
@@ -78,7 +84,7 @@ def require(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatc
 def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
     tables = [table for table in target.tables.values() if not is_apart(table)]
     yield from (table.schema for table in tables)
-    for sequence in Base.metadata._sequences.values():
+    for sequence in sequences():
         yield kept_schema(sequence.schema, context.dialect.default_schema_name)
     for table in tables:
         for column in table.columns:

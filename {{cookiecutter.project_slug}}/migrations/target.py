@@ -1,7 +1,7 @@
 """What the models describe, as PostgreSQL keeps it: one form for each thing that a model can say in several ways."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from alembic.util import CommandError
@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ExcludeConstraint
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import ArgumentError, CompileError, InvalidRequestError
 from sqlalchemy.schema import CreateIndex, sort_tables_and_constraints
 from sqlalchemy.sql.elements import ColumnElement, conv, literal_column
 from sqlalchemy.sql.schema import Constraint
@@ -32,6 +32,8 @@ from migrations.types import DIALECT, kept, kept_schema, kept_type
 
 COMPILER: Any = DIALECT.ddl_compiler(DIALECT, None)
 PREPARER: Any = DIALECT.identifier_preparer
+# How an index sorts what it is on.
+SORTING = re.compile(r"(?:\s+(asc|desc))?(?:\s+nulls\s+(first|last))?$", re.IGNORECASE)
 
 
 def as_postgresql_keeps(models: MetaData, default_schema: str | None) -> MetaData:
@@ -40,7 +42,7 @@ def as_postgresql_keeps(models: MetaData, default_schema: str | None) -> MetaDat
     Foreign keys that close a circle have `use_alter`, and no others.
 
     Raises:
-        CommandError: something lacks the name that a revision needs, or has one that is too long.
+        CommandError: something lacks the name that a revision needs, or has another's, or a type that PostgreSQL lacks.
     """
     target = MetaData(naming_convention=models.naming_convention)
     for table in models.tables.values():
@@ -67,16 +69,20 @@ class _Copy:
     def make(self) -> None:
         source, apart = self.source, is_apart(self.source)
         columns = [column for column in source.columns if not column.system]
-        self.table: Table = Table(
-            kept(source.name),
-            self.target,
-            *(self._column(column, apart) for column in columns),
-            schema=kept_schema(source.schema, self.default_schema),
-            comment=source.comment,
-            prefixes=source._prefixes,
-            info={"skip_autogenerate": True} if apart else {},
-            **source.kwargs,
-        )
+        try:
+            self.table: Table = Table(
+                kept(source.name),
+                self.target,
+                *(self._column(column, apart) for column in columns),
+                schema=kept_schema(source.schema, self.default_schema),
+                comment=source.comment,
+                prefixes=source._prefixes,
+                info={"skip_autogenerate": True} if apart else {},
+                **source.kwargs,
+            )
+        except (ArgumentError, InvalidRequestError) as error:
+            said = str(error).partition(".")[0]
+            raise CommandError(f"table {source.fullname}, by names as PostgreSQL keeps them: {said}") from error
         if apart:
             return
         for constraint in self._constraints(columns):
@@ -187,6 +193,16 @@ def _index_of(constraint: Constraint) -> object:
         return constraint
     columns, options = (column.key for column in constraint.columns), sorted(constraint.dialect_kwargs.items())
     return tuple(columns), bool(constraint.deferrable), constraint.initially, str(options)
+
+
+def is_unique(table: Table, columns: Iterable[Column[Any]], *, at_once: bool = False) -> bool:
+    """Say whether no two rows agree in these columns, by a key or an index of exactly them; `at_once`: by none that is deferrable."""
+    keys = [one for one in table.constraints if isinstance(one, PrimaryKeyConstraint | UniqueConstraint)]
+    whole = [one for one in table.indexes if one.unique and one.dialect_options["postgresql"]["where"] is None]
+    late = {one for one in keys if at_once and (one.deferrable or str(one.initially).upper() == "DEFERRED")}
+    parts: list[Any] = [one.columns for one in keys if one not in late]
+    parts += [one.expressions for one in whole]
+    return {*map(compiled, columns)} in [{SORTING.sub("", compiled(part)) for part in one} for one in parts]
 
 
 def compiled(expression: Any) -> str:

@@ -48,9 +48,10 @@ def element_type(column: Column[Any]) -> Any:
     return getattr(column.type, "item_type", column.type)
 
 
-def cast(sql: str, type_: types.TypeEngine[Any]) -> str:
+def cast(sql: str, type_: types.TypeEngine[Any], *, collated: bool = False) -> str:
     """Return `sql` as a value of a type, whose collation is no part of a CAST."""
-    return f"CAST({sql} AS {DIALECT.type_compiler_instance.process(type_).partition(' COLLATE ')[0]})"
+    name, collate, collation = DIALECT.type_compiler_instance.process(type_).partition(" COLLATE ")
+    return f"CAST({sql} AS {name})" + (f"{collate}{collation}" if collated else "")
 
 
 def kept(name: str) -> str:
@@ -70,8 +71,10 @@ def kept_type(type_: types.TypeEngine[Any], default_schema: str | None) -> types
         CommandError: it is an enum without a name.
         CompileError: PostgreSQL has no such type.
     """
-    if type_._variant_mapping:
-        type_ = type_._variant_mapping.get(DIALECT.name, type_).copy()
+    if DIALECT.name in type_._variant_mapping:
+        type_ = type_._variant_mapping[DIALECT.name]
+    elif type_._variant_mapping:
+        type_ = type_.copy()
         type_._variant_mapping = immutabledict()
     if isinstance(type_, TypeDecorator):
         return kept_type(type_.type_engine(DIALECT), default_schema)

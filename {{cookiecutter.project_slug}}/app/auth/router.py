@@ -165,7 +165,7 @@ async def invite_user(
 @users.patch("/{user_id}")
 async def update_user(_: AdminUser, user_id: UUID, data: UserUpdate, session: SessionDep) -> UserRead:
     """Change a user's role, or disable one, who is logged out everywhere."""
-    if await service.is_last_admin(session, user_id, data):
+    if await service.would_leave_no_admin(session, user_id, data):
         raise HTTPException(409, "no other admin would be left")
     user = await service.update_user(session, user_id, data)
     if user is None:

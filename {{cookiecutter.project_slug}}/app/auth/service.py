@@ -137,7 +137,7 @@ async def list_users(session: AsyncSession, *, before: UUID | None, limit: int) 
     return (await session.scalars(query if before is None else query.where(User.id < before))).all()
 
 
-async def is_last_admin(session: AsyncSession, user_id: UUID, data: UserUpdate) -> bool:
+async def would_leave_no_admin(session: AsyncSession, user_id: UUID, data: UserUpdate) -> bool:
     """Say whether nobody would be left to change users; if not, no other admin goes meanwhile."""
     fields = data.model_dump()
     if fields.get("role", UserRole.ADMIN) == UserRole.ADMIN and fields.get("is_active", True):

@@ -129,7 +129,7 @@ class Database:
             "turns": Turns(settings),
             **options,
         }
-        # Where find() does: on the primary, and without a transaction, unless a pooler wants one.
+        # Where find() asks: on the primary, and without a transaction, unless a pooler wants one.
         self.primary, self.primary_options = self.read_engine, self.read_options
         if settings.database_replica_url:
             level = "READ COMMITTED" if settings.database_pooler else "AUTOCOMMIT"
@@ -191,10 +191,11 @@ class Database:
     async def find(self, statement: Select[*Columns], parameters: dict[str, Any] | None = None) -> Row[*Columns] | None:
         """Return the row of columns that a SELECT finds on the primary, or None, for half of what a session would cost.
 
-        It only reads, gives no objects, and has a connection of its own: to ask while a session holds one takes two.
+        It is to read only, gives no objects, and has a connection of its own: to ask while a session holds one takes two.
 
         Raises:
             MultipleResultsFound: there are more.
+            DatabaseUnavailable: no connection was to be had.
         """
         self.use()
         async with self.primary_options["turns"]:
