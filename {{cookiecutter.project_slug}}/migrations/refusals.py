@@ -54,7 +54,8 @@ def _named(context: AutogenContext) -> Iterator[Named]:
         place = f"table {table.fullname}"
         yield ("relation", table.schema), table.name, place, table
         yield ("type", table.schema), table.name, place, table  # the type of its rows
-        items: list[Any] = [*table.indexes, *table.constraints]
+        indexes = sorted(table.indexes, key=lambda one: str(one.name))
+        items: list[Any] = [*indexes, *sorted(table.constraints, key=lambda one: one._creation_order)]
         for item in items:
             where = f"the {type(item).__name__} of {place}"
             if isinstance(item, Index) and not item.expressions:
