@@ -157,6 +157,19 @@ def test_what_is_no_python_is_one_sentence_and_asks_no_database(service: Service
         assert line.startswith("app.shell: what was piped in is no Python: ")
 
 
+@pytest.mark.parametrize("mistake", ["String(9), ForeignKey('items.nope')", "mysql.LONGTEXT"])
+def test_models_that_cannot_be_drawn_are_a_sentence_and_leave_the_diagram(service: Service, mistake: str) -> None:
+    drawn = (service.path / "docs/schema.md").read_text()
+    models = service.path / "app/items/models.py"
+    column = f"    nope: Mapped[str] = mapped_column({mistake})\n"
+    models.write_text("from sqlalchemy.dialects import mysql\n" + models.read_text() + column)
+    refused = service.run("python", "-m", "migrations.erd", check=False)
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
+    assert "the diagram of the schema cannot be written: " in refused.stderr
+    assert (service.path / "docs/schema.md").read_text() == drawn
+
+
 def test_what_cannot_be_written_is_said_and_leaves_nothing(service: Service) -> None:
     diagram, tests = service.path / "docs/schema.md", service.path / "tests"
     diagram.unlink()

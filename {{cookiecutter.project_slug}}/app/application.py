@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application for `settings`; nothing connects before its lifespan.
 
     Raises:
-        ConfigurationError: the settings name no database, a `router` module has no router, or two operations have one id.
+        ConfigurationError: the settings name no database, or a `router` module has no router.
     """
     version_table()  # or each probe would find out what is wrong with it
     database = Database(settings)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from alembic.util import CommandError
 from sqlalchemy import Enum, MetaData, Table
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import CompileError, NoReferenceError
 
 from app.project import ROOT, ConfigurationError
 from app.registry import import_all_models
@@ -52,7 +52,7 @@ def write(models: MetaData) -> None:
         text = diagram(models)
         FILE.parent.mkdir(exist_ok=True)
         FILE.write_text(text, encoding="utf-8", newline="\n")
-    except (CompileError, OSError) as error:
+    except (CompileError, NoReferenceError, OSError) as error:
         raise CommandError(f"the diagram of the schema cannot be written: {error}") from error
 
 

@@ -7,17 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from app.db.base import Base
 from app.project import ROOT
 from app.registry import import_all_models
 from app.settings import ConfigurationError
+from migrations.types import LONGEST_NAME
 
 HERE = Path(__file__).parent
 FOLDERS = {HERE / "widgets": "app", HERE / "tests": "tests"}  # and where in the service each goes
 NAME = "[a-z][a-z0-9]*(_[a-z0-9]+)*"
-LONGEST = 63  # bytes of a table's name in PostgreSQL
 
 
 class ScaffoldError(Exception):
@@ -47,9 +48,9 @@ def renamed(text: str, plural: str, singular: str) -> str:
 
 
 def refuse_word(name: str) -> None:
-    if not re.fullmatch(NAME, name) or len(name) > LONGEST:
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
         raise ScaffoldError(
-            f"{name!a} must be at most {LONGEST} of a to z, digits and single underscores, like order_lines"
+            f"{name!a} must be at most {LONGEST_NAME} of a to z, digits and single underscores, like order_lines"
         )
     if keyword.iskeyword(name):
         raise ScaffoldError(f"{name} is a word of Python's own: choose another name")
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("plural", help="what the folder, the table and the path are called, as in orders")
     parser.add_argument("singular", nargs="?", help="what one of them is called, if the plural does not tell")
     options = parser.parse_args()
+    if find_spec("ruff") is None:
+        raise ScaffoldError("ruff is not installed: `uv sync` does it")
     plural = options.plural
     refuse_folder(plural)
     singular = options.singular or singular_of(plural)
