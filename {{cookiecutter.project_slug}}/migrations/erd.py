@@ -10,7 +10,7 @@ from sqlalchemy.exc import CompileError, NoReferenceError
 
 from app.project import ROOT, ConfigurationError
 from app.registry import import_all_models
-from migrations.target import is_apart, is_unique
+from migrations.target import is_apart, is_unique, made_here
 from migrations.types import DIALECT
 
 FILE = ROOT / "docs/schema.md"
@@ -28,7 +28,7 @@ erDiagram
 
 def diagram(models: MetaData) -> str:
     """Return the text of `FILE` for the tables of `models`, without views and what something else makes."""
-    tables = [table for _, table in sorted(models.tables.items()) if not is_apart(table)]
+    tables = sorted(made_here(models), key=lambda table: table.key)
     return TEXT.format("\n".join(line for table in tables for line in (*_entity(table), *_relations(table))))
 
 

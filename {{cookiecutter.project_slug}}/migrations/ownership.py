@@ -17,7 +17,7 @@ from sqlalchemy import Enum, Table, text
 from app.db.base import Base
 from app.project import ROOT
 from app.settings import ConfigurationError
-from migrations.target import as_postgresql_keeps, is_apart
+from migrations.target import as_postgresql_keeps, is_apart, made_here
 from migrations.types import element_type
 
 # What SQL creates, or renames to: TABLE or TYPE, its schema if it is named, its name.
@@ -80,7 +80,7 @@ def _tables_outside_the_registry() -> Iterator[str]:
 def _of_models() -> tuple[Tables, set[str]]:
     """Return the tables and the names of the enums of the models."""
     target = context.get_context().opts["target_metadata"]
-    tables = [table for table in target.tables.values() if not is_apart(table)]
+    tables = made_here(target)
     types = [element_type(column) for table in tables for column in table.columns]
     enums = {str(type_.name) for type_ in types if isinstance(type_, Enum)}
     return {(table.schema, table.name) for table in tables}, enums

@@ -7,7 +7,7 @@ from typing import Any
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import UpgradeOps
 from alembic.util import CommandError, PriorityDispatchResult
-from sqlalchemy import ForeignKeyConstraint, Index, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import ForeignKeyConstraint, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql import DOMAIN, ENUM, CreateDomainType, ExcludeConstraint
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
@@ -15,7 +15,7 @@ from sqlalchemy.types import NullType
 from migrations.comparison import explained
 from migrations.errors import reason, sqlstate
 from migrations.rest import EXTENSIONS, sequences
-from migrations.target import is_apart, is_unique
+from migrations.target import is_apart, is_unique, made_here
 from migrations.types import DIALECT, cast, element_type, kept, kept_schema
 
 UNKNOWN = ("42704", "3F000")  # undefined_object, invalid_schema_name
@@ -29,28 +29,23 @@ def refuse_models(context: AutogenContext, _: object) -> PriorityDispatchResult:
     Raises:
         CommandError: there is one.
     """
+    target: Any = context.metadata
     found: dict[object, tuple[str, object]] = {}
-    for space, name, where, thing in _named(context):
+    for space, name, where, thing in _named(target, context.dialect.default_schema_name):
         other, same = found.setdefault((space, name), (where, thing))
         if thing != same:
             raise CommandError(f"{other} and {where} are both named {name}: PostgreSQL keeps one thing of a name")
-    for table in _tables(context):
+    for table in made_here(target):
         for key in table.foreign_key_constraints:
             _refuse_key(table, key)
     return PriorityDispatchResult.CONTINUE
 
 
-def _tables(context: AutogenContext) -> list[Table]:
-    target: Any = context.metadata
-    return [table for table in target.tables.values() if not is_apart(table)]
-
-
-def _named(context: AutogenContext) -> Iterator[Named]:
-    default_schema = context.dialect.default_schema_name
+def _named(target: MetaData, default_schema: str | None) -> Iterator[Named]:
     for sequence in sequences():
         schema = kept_schema(sequence.schema, default_schema)
         yield ("relation", schema), kept(sequence.name), f"a Sequence of {sequence.name}", sequence
-    for table in _tables(context):
+    for table in made_here(target):
         place = f"table {table.fullname}"
         yield ("relation", table.schema), table.name, place, table
         yield ("type", table.schema), table.name, place, table  # the type of its rows
@@ -90,10 +85,11 @@ def refuse_types(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDi
     Raises:
         CommandError: there is one.
     """
+    target: Any = context.metadata
     known = {mark for marks in EXTENSIONS.values() for mark in marks.split()}
     columns = {
         cast("NULL", column.type, collated=True): f"{table.fullname}.{column.name}"
-        for table in (_tables(context) if upgrade_ops.ops else ())
+        for table in (made_here(target) if upgrade_ops.ops else ())
         for column in table.columns
         if not isinstance(element_type(column), DOMAIN | ENUM)
     }

@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateSequence, DropSequence
 from app.db.base import Base
 from migrations.comparison import are_alike, deferral
 from migrations.operations import SQLOp
-from migrations.target import COMPILER, PREPARER, compiled, is_apart
+from migrations.target import COMPILER, PREPARER, compiled, is_apart, made_here
 from migrations.types import DIALECT, element_type, kept_schema
 
 # The extensions that tables use most, by types, functions and operator classes of theirs.
@@ -82,7 +82,7 @@ def require(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatc
 
 
 def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
-    tables = [table for table in target.tables.values() if not is_apart(table)]
+    tables = made_here(target)
     yield from (table.schema for table in tables)
     for sequence in sequences():
         yield kept_schema(sequence.schema, context.dialect.default_schema_name)
@@ -93,9 +93,7 @@ def _schemas(target: MetaData, context: AutogenContext) -> Iterator[str | None]:
 
 def _words(target: MetaData) -> Iterator[str]:
     """Yield the names of types, functions and operator classes that the tables use."""
-    for table in target.tables.values():
-        if is_apart(table):
-            continue
+    for table in made_here(target):
         expressions: list[Any] = [expression for index in table.indexes for expression in index.expressions]
         expressions += [getattr(constraint, "sqltext", None) for constraint in table.constraints]
         for column in table.columns:

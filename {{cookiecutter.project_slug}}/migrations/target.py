@@ -195,6 +195,11 @@ def _index_of(constraint: Constraint) -> object:
     return tuple(columns), bool(constraint.deferrable), constraint.initially, str(options)
 
 
+def made_here(models: MetaData) -> list[Table]:
+    """Return the tables of `models` that nothing else makes."""
+    return [table for table in models.tables.values() if not is_apart(table)]
+
+
 def is_unique(table: Table, columns: Iterable[Column[Any]], *, at_once: bool = False) -> bool:
     """Say whether no two rows agree in these columns, by a key or an index of exactly them; `at_once`: by none that is deferrable."""
     keys = [one for one in table.constraints if isinstance(one, PrimaryKeyConstraint | UniqueConstraint)]
